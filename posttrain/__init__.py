@@ -1,0 +1,1 @@
+"""posttrain: one recipe takes a base language model to a measured, shipped one."""

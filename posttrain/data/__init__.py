@@ -1,0 +1,1 @@
+"""Rows become batches: reading files, rendering chat, laying answers out."""

@@ -1,0 +1,1 @@
+"""What runs methods: stages, objectives, the training loop, the store."""

@@ -1,0 +1,1 @@
+"""Methods that make data with a model."""

@@ -1,0 +1,1 @@
+"""Methods that train weights: each returns a loss, run by the one loop."""

@@ -1,0 +1,1 @@
+"""Methods that rewrite a model without a loss."""

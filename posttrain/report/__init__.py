@@ -1,0 +1,1 @@
+"""Reports, computed from stored artifacts by pure functions."""

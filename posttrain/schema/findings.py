@@ -1,0 +1,58 @@
+"""Findings: what a measure says of one model, in numbers with intervals and in samples one can read."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One number. `low` and `high` bound it at 95 %; they are None where no interval makes sense.
+
+    `unit` is `share` (0..1, shown in per cent), or `nats`, `ratio`, `bytes`, `tokens/s`, `count`.
+    `better` is `higher`, `lower` or `none`.
+    """
+
+    value: float
+    n: int = 0
+    low: float | None = None
+    high: float | None = None
+    unit: str = "share"
+    better: str = "higher"
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One row that was measured. `id` is the same for every model, which makes comparisons paired."""
+
+    id: str
+    score: float
+    prompt: str = ""
+    expected: str = ""
+    output: str = ""
+    task: str = ""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What one measure (called `name` in the recipe) found on one model."""
+
+    name: str
+    measure: str
+    metrics: Mapping[str, Metric]
+    samples: tuple[Graded, ...] = ()
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the samples, which are stored line by line."""
+        return {
+            "name": self.name,
+            "measure": self.measure,
+            "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
+            "notes": dict(self.notes),
+        }
+
+
+def from_dict(found: Mapping[str, Any], samples: tuple[Graded, ...] = ()) -> Findings:
+    metrics = {name: Metric(**metric) for name, metric in found["metrics"].items()}
+    return Findings(found["name"], found["measure"], metrics, samples, found.get("notes", {}))

@@ -1,0 +1,119 @@
+"""Settings: the frozen options of a method, written where they are read.
+
+The sentence under a field is its help text everywhere (terminal, docs, web form). A field marked `Cosmetic` changes
+what is shown, never what is made, and stays out of an artifact's key. A field of type `DatasetRef` or `ModelRef` names
+an input; the planner turns it into an artifact before the method runs.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from .errors import Problem, nearest
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What the planner must know of a field: `cosmetic`, or an input of kind `dataset` or `model`."""
+
+    kind: str
+
+
+class Settings(BaseModel):
+    """Frozen, strict about names, documented by the sentences under its fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Rows(Settings):
+    """One source of rows: a file, a folder, `lab:NAME`, or a dataset that an earlier stage made."""
+
+    path: str
+    """Where the rows are: a file, a folder, `lab:NAME`, or the name of an earlier stage."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Which column plays which role, as `role: column`, where the shape is not recognised by itself."""
+    take: int | None = Field(None, ge=1)
+    """How many rows to read, from the start; all if not given."""
+
+
+def _as_sources(value: Any) -> Any:
+    """`a.jsonl`, `{path: a.jsonl, take: 10}` and lists of either are all written in recipes; a list comes out."""
+    values = value if isinstance(value, list | tuple) else [value]
+    if not values:
+        raise ValueError("an empty list of sources: name at least one file or stage")
+    return tuple({"path": v} if isinstance(v, str) else v for v in values)
+
+
+DatasetRef = Annotated[tuple[Rows, ...], BeforeValidator(_as_sources), Mark("dataset")]
+ModelRef = Annotated[str, Mark("model")]
+Cosmetic = Mark("cosmetic")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting as help shows it."""
+
+    name: str
+    type: str
+    default: Any
+    required: bool
+    help: str
+    mark: str | None
+
+
+def _mark(info: FieldInfo) -> str | None:
+    return next((m.kind for m in info.metadata if isinstance(m, Mark)), None)
+
+
+def _type_name(annotation: Any, mark: str | None) -> str:
+    if mark in ("dataset", "model"):
+        return mark
+    text = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    for noise in ("typing.", "NoneType", "posttrain.schema.settings."):
+        text = text.replace(noise, "none" if noise == "NoneType" else "")
+    return text
+
+
+def options(settings: type[Settings]) -> Iterator[Option]:
+    """The settings of a class in the order they are written."""
+    for name, info in settings.model_fields.items():
+        mark = _mark(info)
+        default = None if info.default is PydanticUndefined else info.default
+        default = info.default_factory() if info.default_factory else default  # type: ignore[call-arg]
+        yield Option(name, _type_name(info.annotation, mark), default, info.is_required(), info.description or "", mark)
+
+
+def inputs(settings: type[Settings]) -> dict[str, str]:
+    """Name -> `dataset` or `model`, for the fields that name an input."""
+    marks = {name: _mark(info) for name, info in settings.model_fields.items()}
+    return {name: mark for name, mark in marks.items() if mark in ("dataset", "model")}
+
+
+def keyed(settings: Settings) -> dict[str, Any]:
+    """The options that change the result, as plain JSON; inputs are left out, as their digests stand for them."""
+    left_out = {name for name, info in type(settings).model_fields.items() if _mark(info)}
+    return settings.model_dump(mode="json", exclude=left_out)
+
+
+def problems(settings: type[Settings], values: dict[str, Any]) -> list[tuple[str, Problem]]:
+    """Every mistake in `values`, as (path of the option, problem); empty when they are valid."""
+    try:
+        settings.model_validate(values)
+    except ValidationError as error:
+        return [_problem(settings, e) for e in error.errors()]
+    return []
+
+
+def _problem(settings: type[Settings], error: Any) -> tuple[str, Problem]:
+    path = ".".join(str(part) for part in error["loc"] if part != "function-before[_as_sources()]")
+    if error["type"] == "extra_forbidden":
+        return path, Problem(f"there is no option {path!r}. {nearest(path, settings.model_fields)}")
+    if error["type"] == "missing":
+        info = settings.model_fields.get(path)
+        return path, Problem(f"the option {path!r} is missing. Write `{path}: …`: {info.description if info else ''}".strip())
+    reason = error["msg"].removeprefix("Value error, ")
+    return path, Problem(f"{path}: {error['input']!r} does not fit: {reason[0].lower()}{reason[1:]}.")
