@@ -1,0 +1,30 @@
+"""The job: the one seam between a method and the machine it runs on. Folder, seed, events, the wish to stop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def _silent(kind: str, **fields: Any) -> None:
+    return None
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass
+class Job:
+    """What a stage may touch. `folder` becomes the artifact; `scratch` holds checkpoints, survives a kill, and is
+    handed to the next attempt at the same work."""
+
+    folder: Path
+    scratch: Path
+    seed: int = 0
+    emit: Callable[..., None] = field(default=_silent)
+    stop: Callable[[], bool] = field(default=_never)
+
+    def note(self, text: str) -> None:
+        """A line for whoever watches."""
+        self.emit("note", text=text)

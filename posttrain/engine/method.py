@@ -1,0 +1,119 @@
+"""What a method is: a frozen set of options that can run. Four kinds, told apart by what they return.
+
+    objective   trains weights    gives a loss; `engine.train.training` makes it a stage run by the one loop
+    transform   Model -> Model    `run` writes a model folder
+    generator   Model -> Dataset  `run` writes `rows.jsonl`
+    measure     Model -> Findings `measure` returns them
+"""
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from posttrain.schema.artifacts import Artifact, Dataset, Evidence, Model
+from posttrain.schema.errors import UsageError
+from posttrain.schema.find import class_of
+from posttrain.schema.findings import Findings
+from posttrain.schema.rows import Row
+from posttrain.schema.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from posttrain.data.batch import Batch, Counts
+    from posttrain.models.policy import Models
+
+    from .job import Job
+
+WEIGHTS = frozenset({"dense", "adapter"})
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage says of the artifact it wrote; `facts` are measured properties such as the trainable share."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    form: str = "dense"
+    base: str | None = None
+
+    def fill(self, blank: Artifact) -> Artifact:
+        """`blank` with what is known now that the work is done."""
+        model = {"form": self.form, "base": self.base} if isinstance(blank, Model) else {}
+        return replace(blank, facts=self.facts, **model)
+
+
+class Stage(Settings):
+    """A method that can run. `accepts` are the forms of model it takes; a higher `version` means that the same
+    options make something else than before, so that nothing made by the older code is kept."""
+
+    version: ClassVar[int] = 1
+    kind: ClassVar[str]
+    accepts: ClassVar[frozenset[str]] = WEIGHTS
+    artifact: ClassVar[type[Artifact]]
+
+    def makes_form(self, form: str) -> str:
+        """The form of the model that comes out when one of `form` goes in."""
+        return form
+
+    @abstractmethod
+    def run(self, job: "Job", **inputs: Any) -> Made:
+        """Writes the artifact into `job.folder`. `inputs` are `model: Model` and, by the name of their setting,
+        tuples of Dataset."""
+
+
+class Transform(Stage):
+    kind: ClassVar[str] = "transform"
+    artifact: ClassVar[type[Artifact]] = Model
+
+
+class Generator(Stage):
+    kind: ClassVar[str] = "generator"
+    artifact: ClassVar[type[Artifact]] = Dataset
+
+
+class Measure(Stage):
+    kind: ClassVar[str] = "measure"
+    artifact: ClassVar[type[Artifact]] = Evidence
+
+    @abstractmethod
+    def measure(self, job: "Job", model: Model, **data: tuple[Dataset, ...]) -> Findings:
+        """What is found on `model`."""
+
+    def run(self, job: "Job", **inputs: Any) -> Made:
+        found = self.measure(job, **inputs)
+        with (job.folder / "samples.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in found.samples)
+        (job.folder / "findings.json").write_text(json.dumps(found.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+        return Made()
+
+
+class Objective(Settings):
+    """A loss. `reads` is the shape of row it trains on, `needs` the models it wants beside the policy."""
+
+    version: ClassVar[int] = 1
+    reads: ClassVar[type[Row]]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    recommended: ClassVar[Mapping[str, Any]] = {}
+
+    def prepare(self, batch: "Batch", models: "Models") -> "Batch":
+        """Without gradient, on the whole batch: whatever must be known before it is cut up."""
+        return batch
+
+    @abstractmethod
+    def loss(self, models: "Models", micro: "Batch", total: "Counts") -> "tuple[Tensor, dict[str, Tensor]]":
+        """With gradient, on one micro-batch: its share of the loss and of every metric, divided by the counts of the
+        whole batch, so that shares sum and a cut never changes a gradient."""
+
+
+def stage_class(name: str) -> type[Stage]:
+    """The stage that a method's name stands for. Raises UsageError for an unknown name."""
+    found = class_of(name)
+    if issubclass(found, Stage):
+        return found
+    if issubclass(found, Objective):
+        from .train import training
+
+        return training(found)
+    raise UsageError(f"{name!r} is neither a Stage nor an Objective. Subclass one of them (posttrain.engine.method).")
