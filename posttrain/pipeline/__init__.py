@@ -1,1 +1,1 @@
-"""Recipe to plan to artifacts: the only code with a notion of order."""
+"""The only code with a notion of order: a recipe becomes a plan, a plan is walked, what happened is recorded."""
