@@ -1,0 +1,199 @@
+"""What a recipe names and no stage makes: base models and files of rows, found and hashed.
+
+An artifact from outside has no key; its digest is of its files, so that a changed file changes what follows.
+"""
+
+import glob
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from posttrain.schema.artifacts import MANIFEST, Dataset, Model, hash_of
+from posttrain.schema.errors import Damaged, DataError, ModelError, nearest
+from posttrain.schema.settings import Rows
+
+from .files import digest_of, replace_text, room_for
+
+if TYPE_CHECKING:
+    from .store import Store
+
+LAB = "lab"
+MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.gguf")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+ROW_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
+
+
+def model(store: "Store", name: str) -> Model:
+    """The model that a recipe calls `name`. Raises ModelError, whose message ends with what to write instead."""
+    if name == LAB:
+        from posttrain import lab
+
+        return _folder(store, Path(lab.base()))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _folder(store, folder)
+    if folder.exists():
+        raise ModelError(f"{name!r} is a file, not a model. Name the folder that holds config.json and the weights.")
+    if found := store.lookup(name):
+        return _only_model(name, found)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"There is no folder {name!r}. {_neighbours(folder)}")
+    return _folder(store, _from_hub(name))
+
+
+def _only_model(name: str, found: list[Any]) -> Model:
+    models = {artifact.digest: artifact for artifact in found if isinstance(artifact, Model)}
+    if len(models) == 1:
+        return next(iter(models.values()))
+    if models:
+        raise ModelError(f"{name!r} fits {len(models)} models: {', '.join(models)}. Write more digits of the digest.")
+    raise ModelError(f"{name!r} is a {found[0].kind}, not a model. Name a model that a stage made.")
+
+
+def _folder(store: "Store", folder: Path) -> Model:
+    """The model in a folder: one that posttrain made, or any in the Hugging Face or PEFT format."""
+    from .store import load
+
+    if (folder / MANIFEST).is_file():
+        try:
+            made = load(folder)
+        except Damaged as damage:
+            raise ModelError(f"{damage} Make it again, or copy it again from where it came.") from damage
+        if isinstance(made, Model):
+            return made
+        raise ModelError(f"{folder} holds a {made.kind}, not a model. Name the folder of a model.")
+    paths = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    form, base = _form(store, folder)
+    files = {path.name: store.hashes.entry(path) for path in paths}
+    digest = digest_of(files) if base is None else hash_of([digest_of(files), base.digest])
+    return Model(folder.resolve(), digest, files=files, form=form, base=str(base.path) if base else None)
+
+
+def _form(store: "Store", folder: Path) -> tuple[str, Model | None]:
+    """(form, the model an adapter sits on) of a folder without manifest."""
+    if (folder / "adapter_config.json").is_file():
+        return "adapter", _base_of(store, folder)
+    if (folder / "config.json").is_file():
+        if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+            raise ModelError(f"{folder} has a config.json but no weights. Put model.safetensors beside it.")
+        method = _json(folder / "config.json").get("quantization_config", {}).get("quant_method", "dense")
+        return str(method), None
+    if any(folder.glob("*.gguf")):
+        return "gguf", None
+    raise ModelError(
+        f"{folder} is no model: it has neither config.json nor adapter_config.json. Name a folder in the Hugging Face "
+        "format (config.json, model.safetensors, tokenizer.json), or `lab` for the small model that ships with posttrain."
+    )
+
+
+def _base_of(store: "Store", folder: Path) -> Model:
+    name = _json(folder / "adapter_config.json").get("base_model_name_or_path")
+    if not name:
+        raise ModelError(
+            f"{folder}/adapter_config.json does not say which model it adapts. Set base_model_name_or_path."
+        )
+    beside = folder / name
+    return model(store, str(beside) if beside.is_dir() else name)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON ({error}). Copy the model again.") from error
+    if not isinstance(read, dict):
+        raise ModelError(f"{path} holds no JSON object. Copy the model again.")
+    return read
+
+
+def _from_hub(name: str) -> Path:
+    """The folder of a Hub model, downloaded once. Everything that can go wrong becomes one ModelError."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[p for p in MODEL_FILES if p != "*.gguf"]))
+    except Exception as error:  # its errors have many roots: network, HTTP, validation, cache
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise ModelError(
+            f"There is no model {name!r}: no folder and no artifact of that name, and the Hugging Face Hub gave none "
+            f"({type(error).__name__}: {reason}). Name a local folder, or `lab`; offline, download it first with "
+            f"`hf download {name}` on a machine that is online."
+        ) from error
+
+
+def dataset(store: "Store", rows: Rows) -> Dataset:
+    """The dataset that `rows` names: `path` is a folder and `files` the files to read in it, by name and in order."""
+    if rows.path.startswith(f"{LAB}:"):
+        found = _files(store, [_lab_rows(store, rows.path.removeprefix(f"{LAB}:"))])
+    else:
+        found = _rows(store, rows.path)
+    if not rows.columns and rows.take is None:
+        return found
+    digest = hash_of([found.digest, rows.columns, rows.take])
+    return replace(found, digest=digest, columns=dict(rows.columns), take=rows.take)
+
+
+def _rows(store: "Store", name: str) -> Dataset:
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder_rows(store, path)
+    if path.is_file():
+        return _files(store, [path])
+    if glob.has_magic(name):
+        if paths := [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]:
+            return _files(store, paths)
+        raise DataError(f"No file fits {name!r}. Look with `ls {path.parent}`, then mend the pattern.")
+    if made := [artifact for artifact in store.lookup(name) if isinstance(artifact, Dataset)]:
+        return made[0]
+    raise DataError(f"There is no file {name!r}. {_neighbours(path)}")
+
+
+def _folder_rows(store: "Store", folder: Path) -> Dataset:
+    from .store import load
+
+    if (folder / MANIFEST).is_file():
+        try:
+            made = load(folder)
+        except Damaged as damage:
+            raise DataError(f"{damage} Make it again, or copy it again from where it came.") from damage
+        if isinstance(made, Dataset):
+            return made
+        raise DataError(f"{folder} holds a {made.kind}, not rows. Name a folder of rows.")
+    paths = [p for p in sorted(folder.iterdir()) if p.suffix in ROW_FILES and not p.name.startswith(".")]
+    if not paths:
+        raise DataError(
+            f"The folder {folder} has no file of rows. Name a file, or put one of {' '.join(ROW_FILES)} there."
+        )
+    return _files(store, paths)
+
+
+def _files(store: "Store", paths: list[Path]) -> Dataset:
+    paths = [path.absolute() for path in paths]
+    folder = Path(os.path.commonpath([path.parent for path in paths]))
+    files = {path.relative_to(folder).as_posix(): store.hashes.entry(path) for path in paths}
+    return Dataset(folder, digest_of(files), files=files)
+
+
+def _lab_rows(store: "Store", name: str) -> Path:
+    """Rows of the lab as a file, written once per version of the lab."""
+    from posttrain import lab
+
+    if name not in lab.names():
+        raise DataError(f"The lab has no rows {name!r}. {nearest(name, lab.names())}")
+    path = store.root / "lab" / str(lab.VERSION) / f"{name}.jsonl"
+    if not path.is_file():
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lab.rows(name))
+        store.root.mkdir(parents=True, exist_ok=True)
+        with room_for(f"lab:{name}", store.root, len(text.encode())):
+            replace_text(path, text)
+    return path
+
+
+def _neighbours(path: Path) -> str:
+    """A hint that ends an error about a path that does not exist."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"The folder {folder} does not exist either. Check the path from {Path.cwd()}."
+    return f"In {folder}: {nearest(path.name, [p.name for p in folder.iterdir() if not p.name.startswith('.')])}"
