@@ -1,0 +1,92 @@
+"""Rows become trees of tokens: what is asked as the prompt, what is learnt as branches.
+
+A row too long is cut from the right; one whose prompt leaves no room for an answer, or that has nothing to learn, is
+dropped. Both are counted, never silent.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from posttrain.functional.layout import Branch, Tree
+from posttrain.schema.errors import DataError
+from posttrain.schema.rows import Conversation, Pair, Row, Text
+
+from .chat import ChatFormat, Tokens
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Trees, and what became of the rows that are not among them as they were."""
+
+    trees: tuple[Tree, ...]
+    rows: int
+    cut: int
+    dropped: int
+
+    @property
+    def n_trained(self) -> int:
+        return sum(branch.n_trained() for tree in self.trees for branch in tree.branches)
+
+    def facts(self) -> dict[str, int]:
+        return {"rows": self.rows, "rows_cut": self.cut, "rows_dropped": self.dropped, "trained_tokens": self.n_trained}
+
+
+def plant(rows: Sequence[Row], form: ChatFormat, max_length: int) -> Planted:
+    """All rows as trees of at most `max_length` tokens a path. Raises DataError when none is left."""
+    trees: list[Tree] = []
+    cut = dropped = 0
+    for row in rows:
+        grown = list(_grow(row, form, max_length))
+        fitting = [short for tree in grown if (short := _shorten(tree, max_length))]
+        dropped += not fitting
+        cut += bool(fitting) and any(tree.longest_path() > max_length for tree in grown)
+        trees += fitting
+    if not trees:
+        raise DataError(
+            f"None of the {len(rows)} rows has an answer within max_length={max_length} tokens. "
+            "Raise max_length, or check the data with `columns:`."
+        )
+    return Planted(tuple(trees), len(rows), cut, dropped)
+
+
+def _grow(row: Row, form: ChatFormat, max_length: int) -> Iterator[Tree]:
+    match row:
+        case Text():
+            yield from _pieces(form.text(row), max_length)
+        case Conversation():
+            yield _learn(form.conversation(row))
+        case Pair(prompt=prompt, chosen=chosen, rejected=rejected):
+            asked, good = form.answer(prompt, chosen)
+            asked_again, bad = form.answer(prompt, rejected)
+            if asked != asked_again:
+                raise DataError("The chat template renders one prompt in two ways, so its answers cannot share it.")
+            yield Tree(tuple(asked), (_all_trained(good), _all_trained(bad)))
+        case _:
+            raise DataError(f"Rows of shape {type(row).__name__} hold no answer to learn.")
+
+
+def _learn(tokens: Tokens) -> Tree:
+    """Everything before the first learnt token is the prompt."""
+    first = next((i for i, trained in enumerate(tokens.trained) if trained), len(tokens.ids))
+    first = max(first, 1)
+    return Tree(tuple(tokens.ids[:first]), (Branch(tuple(tokens.ids[first:]), tuple(tokens.trained[first:])),))
+
+
+def _pieces(tokens: Tokens, max_length: int) -> Iterator[Tree]:
+    """A long document in pieces; the last token of one begins the next, so that every token is predicted once."""
+    step = max_length - 1
+    for start in range(0, max(len(tokens.ids) - 1, 1), step):
+        piece = slice(start, start + max_length)
+        yield _learn(Tokens(tokens.ids[piece], (False, *tokens.trained[piece][1:])))
+
+
+def _all_trained(ids: Iterable[int]) -> Branch:
+    tokens = tuple(ids)
+    return Branch(tokens, (True,) * len(tokens))
+
+
+def _shorten(tree: Tree, max_length: int) -> Tree | None:
+    """The tree within `max_length`, or None when one of its answers has nothing left to learn."""
+    room = max(max_length - len(tree.prompt), 0)
+    branches = tuple(Branch(branch.tokens[:room], branch.trained[:room]) for branch in tree.branches)
+    return Tree(tree.prompt, branches) if all(any(branch.trained) for branch in branches) else None

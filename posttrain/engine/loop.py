@@ -1,0 +1,118 @@
+"""The one training loop. Online and offline methods differ only in their source, methods only in their objective.
+
+    for each step:  draw a batch -> prepare it whole -> for each micro-batch: its share of the loss, backward
+                    -> clip -> optimizer step -> events, and a checkpoint when one is due
+"""
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from posttrain.models.policy import Models
+from posttrain.schema.errors import Diverged, Stopped
+
+from .checkpoint import load_checkpoint, save_checkpoint
+from .job import Job
+from .method import Objective
+from .source import Source
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How the loop steps: what `fit` reads of a stage's settings."""
+
+    n: int
+    learning_rate: float
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    micro_tokens: int = 4096
+    checkpoint_seconds: float = 60.0
+
+    def rate(self, step: int) -> float:
+        """Learning rate of `step`: a linear rise over the first `warmup` share, then the schedule down to zero."""
+        rise = max(1, round(self.warmup * self.n))
+        if step < rise:
+            return self.learning_rate * (step + 1) / rise
+        gone = (step - rise) / max(1, self.n - rise)
+        fall = {"constant": 1.0, "linear": 1 - gone, "cosine": (1 + math.cos(math.pi * gone)) / 2}
+        return self.learning_rate * fall[self.schedule]
+
+
+@dataclass
+class Tally:
+    """What a step added up: shares of the loss and of the metrics sum over micro-batches."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+
+    def add(self, **shares: Tensor) -> None:
+        for name, share in shares.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(share.detach())
+
+
+def fit(models: Models, objective: Objective, source: Source, steps: Steps, job: Job) -> dict[str, float]:
+    """Trains `models.policy` in place and returns the last step's loss and metrics.
+
+    Raises Diverged when a gradient is not finite, and Stopped, after saving a checkpoint, when the job is asked to stop.
+    """
+    parameters = models.policy.trainable()
+    optimizer = torch.optim.AdamW(parameters, lr=steps.learning_rate, weight_decay=steps.weight_decay, fused=True)
+    first, sums = load_checkpoint(job.scratch, models.policy, optimizer)
+    saved, last = time.monotonic(), time.monotonic()
+    for step in range(first, steps.n):
+        tally = step_shares(models, objective, source, step, steps.micro_tokens)
+        norm = _clip(parameters, steps.max_grad_norm, step)
+        for group in optimizer.param_groups:
+            group["lr"] = steps.rate(step)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        sums, now = tally.sums, time.monotonic()
+        _report(job, step, steps, tally, norm, now - last)
+        last = now
+        stopping = job.stop() and step + 1 < steps.n
+        if stopping or now - saved > steps.checkpoint_seconds:
+            save_checkpoint(job.scratch, models.policy, optimizer, step + 1, sums)
+            saved = time.monotonic()
+        if stopping:
+            raise Stopped(f"Stopped after step {step + 1} of {steps.n}; a checkpoint is saved. Run the same command to go on.")
+    return sums
+
+
+def step_shares(models: Models, objective: Objective, source: Source, step: int, micro_tokens: int) -> Tally:
+    """Leaves the gradient of a whole batch in the parameters, whatever the size of its micro-batches."""
+    tally = Tally()
+    with torch.no_grad():
+        batch = objective.prepare(source.draw(step, models), models)
+    total = batch.counts()
+    for micro in batch.split(micro_tokens):
+        loss, metrics = objective.loss(models, micro, total)
+        loss.backward()  # type: ignore[no-untyped-call]
+        tally.add(loss=loss, **metrics)
+        tally.tokens += micro.n_tokens()
+    return tally
+
+
+def _clip(parameters: list[torch.nn.Parameter], max_norm: float, step: int) -> float:
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+    if not math.isfinite(norm):
+        raise Diverged(f"The gradient of step {step + 1} is not finite. Lower `learning_rate`, or train in `dtype: float32`.")
+    return norm
+
+
+def _report(job: Job, step: int, steps: Steps, tally: Tally, norm: float, seconds: float) -> None:
+    job.emit(
+        "progress",
+        step=step + 1,
+        of=steps.n,
+        lr=steps.rate(step),
+        tokens=tally.tokens,
+        tokens_per_s=round(tally.tokens / max(seconds, 1e-9), 1),
+        grad_norm=norm,
+        **tally.sums,
+    )

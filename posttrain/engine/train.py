@@ -1,0 +1,130 @@
+"""Training as a stage: any objective, run by the one loop, with the same settings."""
+
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, create_model
+
+from posttrain.data.read import read
+from posttrain.data.trees import Planted, plant
+from posttrain.models import adapters
+from posttrain.models.load import load_format, load_policy, load_tokenizer, load_weights, save_weights
+from posttrain.models.policy import Models, Policy
+from posttrain.schema.artifacts import Artifact, Dataset, Model
+from posttrain.schema.errors import ModelError
+from posttrain.schema.settings import Cosmetic, DatasetRef
+
+from .job import Job
+from .loop import Steps, fit
+from .method import Made, Objective, Stage
+from .source import FromRows
+
+
+class Training(Stage):
+    """What every training stage can be told beside its objective's own settings."""
+
+    kind: ClassVar[str] = "objective"
+    artifact: ClassVar[type[Artifact]] = Model
+    objective: ClassVar[type[Objective]]
+
+    data: DatasetRef
+    """The rows to train on."""
+    learning_rate: float = Field(2e-5, gt=0)
+    """Size of the steps; an adapter usually wants ten times as much as full fine-tuning."""
+    epochs: int = Field(1, ge=1)
+    """How often every row is seen."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps; takes the place of `epochs` when given."""
+    batch_size: int = Field(32, ge=1)
+    """Rows in one optimizer step."""
+    micro_tokens: int = Field(4096, ge=1)
+    """Tokens computed at once; smaller needs less memory and gives the same gradient."""
+    max_length: int = Field(1024, ge=2)
+    """Longest row in tokens; a longer one loses its end."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup: float = Field(0.03, ge=0, le=1)
+    """Share of the steps over which the learning rate rises."""
+    weight_decay: float = Field(0.0, ge=0)
+    """How strongly weights are pulled to zero."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Longest gradient; a longer one is scaled down to it."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the computation; weights and optimizer stay in float32."""
+    adapter: adapters.Adapter | None = None
+    """Train an adapter instead of all weights, as `{lora: {rank: 16}}`."""
+    checkpoint_seconds: Annotated[float, Cosmetic] = Field(60.0, ge=0)
+    """Seconds between checkpoints; a killed run loses at most as much."""
+
+    def makes_form(self, form: str) -> str:
+        return "adapter" if self.adapter or form == "adapter" else "dense"
+
+    def run(self, job: Job, **inputs: Any) -> Made:
+        model: Model = inputs["model"]
+        self._check(model)
+        policy = self._policy(model, job.seed)
+        planted = self._rows(model, policy, inputs["data"], job)
+        source = FromRows(planted.trees, self.batch_size, job.seed)
+        n_steps = self.steps or self.epochs * source.steps_per_epoch
+        models = Models(policy, self._reference(model, policy))
+        final = fit(models, self._objective(), source, self._steps(n_steps), job)
+        save_weights(policy.model, policy.tokenizer, job.folder, source=model)
+        trainable = sum(p.numel() for p in policy.trainable())
+        facts = {**planted.facts(), "steps": n_steps, "layout": policy.layout, "trainable_weights": trainable, "final": final}
+        base = str(model.base or model.path) if self.makes_form(model.form) == "adapter" else None
+        return Made(facts, self.makes_form(model.form), base)
+
+    def _check(self, model: Model) -> None:
+        if model.form == "adapter" and self.adapter is not None:
+            raise ModelError("The model already carries an adapter. Put a `merge` stage before this one, or leave `adapter` out.")
+
+    def _policy(self, model: Model, seed: int) -> Policy:
+        weights, tokenizer = load_weights(model), load_tokenizer(model)
+        if self.adapter is not None:
+            weights = adapters.attach(weights, self.adapter, seed)
+        name = adapters.NAME if self.makes_form(model.form) == "adapter" else None
+        return Policy(weights, tokenizer, dtype=self.dtype, adapter=name, micro_tokens=self.micro_tokens)
+
+    def _reference(self, model: Model, policy: Policy) -> Policy | None:
+        """The model as it was before the stage, sharing the frozen base weights where an adapter is trained."""
+        if "reference" not in self.objective.needs:
+            return None
+        shared: dict[str, Any] = {"dtype": self.dtype, "layout": policy.layout, "micro_tokens": self.micro_tokens}
+        if self.adapter is not None:
+            return Policy(policy.model, policy.tokenizer, adapter=None, **shared)
+        if model.form == "adapter":
+            policy.model.load_adapter(str(model.path), adapter_name="reference", is_trainable=False)
+            return Policy(policy.model, policy.tokenizer, adapter="reference", **shared)
+        reference = load_policy(model, **shared)
+        reference.model.requires_grad_(False)
+        return reference
+
+    def _rows(self, model: Model, policy: Policy, data: tuple[Dataset, ...], job: Job) -> Planted:
+        readings = [read(dataset, self.objective.reads) for dataset in data]
+        for reading in readings:
+            job.note(reading.decision)
+        rows = [row for reading in readings for row in reading.rows]
+        planted = plant(rows, load_format(model, policy.tokenizer), self.max_length)
+        if planted.dropped or planted.cut:
+            job.note(f"{planted.dropped} rows dropped and {planted.cut} cut at max_length={self.max_length} of {planted.rows}")
+        job.note(f"{policy.layout} layout ({policy.why}); {sum(p.numel() for p in policy.trainable()):,} trainable weights")
+        return planted
+
+    def _objective(self) -> Objective:
+        return self.objective(**{name: getattr(self, name) for name in self.objective.model_fields})
+
+    def _steps(self, n: int) -> Steps:
+        same = {name: getattr(self, name) for name in Steps.__dataclass_fields__ if name in type(self).model_fields}
+        return Steps(n, **same)
+
+
+@cache
+def training(objective: type[Objective]) -> type[Training]:
+    """The stage that trains with `objective`: its settings first, then those of every training."""
+    fields: dict[str, Any] = {name: (info.annotation, info) for name, info in objective.model_fields.items()}
+    for name, default in objective.recommended.items():
+        info = Training.model_fields[name]
+        fields[name] = (info.annotation, info.merge_field_infos(info, default=default))
+    stage = create_model(objective.__name__, __base__=Training, __doc__=objective.__doc__, __module__=objective.__module__, **fields)
+    stage.objective, stage.version = objective, objective.version
+    return stage

@@ -1,0 +1,136 @@
+"""How answers are laid out for a forward pass: packed trees, or padded rows.
+
+An answer is a prompt and one completion. Answers that share a prompt form a tree: the prompt is written once and each
+branch sees it and itself, with positions counted along its own path.
+
+    packed      one row, no padding       prompt A | A.0 | A.1 | prompt B | B.0 | B.1
+    padded      a row an answer           prompt A A.0 . .
+                                          prompt A A.1 . .
+
+Both say where each trained token is predicted from, in the same order: answers branch by branch (all first branches,
+then all second ones), tokens along the answer. Objectives see that order and nothing else.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One completion. `trained` says which of its tokens are learnt."""
+
+    tokens: tuple[int, ...]
+    trained: tuple[bool, ...]
+
+    def n_trained(self) -> int:
+        return sum(self.trained)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A prompt and the completions that share it."""
+
+    prompt: tuple[int, ...]
+    branches: tuple[Branch, ...]
+
+    def n_tokens(self) -> int:
+        return len(self.prompt) + sum(len(branch.tokens) for branch in self.branches)
+
+    def longest_path(self) -> int:
+        return len(self.prompt) + max(len(branch.tokens) for branch in self.branches)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Queries `start..end` see the keys `prompt_start..prompt_end` fully and themselves causally."""
+
+    start: int
+    end: int
+    prompt_start: int = 0
+    prompt_end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Rows of token ids and, for each trained token, the flat place of the hidden state that predicts it, the token,
+    and its answer. `segments` is empty for padded rows; `lengths` are the true lengths of the rows."""
+
+    rows: list[list[int]]
+    positions: list[list[int]]
+    lengths: list[int]
+    segments: list[Segment]
+    predict_at: list[int]
+    targets: list[int]
+    answers: list[int]
+
+
+def answer_order(trees: Sequence[Tree]) -> Iterator[tuple[int, int, int]]:
+    """(answer, tree, branch) in the order in which every per-answer value is kept."""
+    n_branches = len(trees[0].branches) if trees else 0
+    for branch in range(n_branches):
+        for tree in range(len(trees)):
+            yield branch * len(trees) + tree, tree, branch
+
+
+def packed(trees: Sequence[Tree]) -> Layout:
+    """All trees in one row without padding."""
+    ids: list[int] = []
+    positions: list[int] = []
+    segments: list[Segment] = []
+    places: dict[tuple[int, int], tuple[int, int]] = {}  # (tree, branch) -> place of its first token, of its predictor
+    for t, tree in enumerate(trees):
+        root, n = len(ids), len(tree.prompt)
+        ids += tree.prompt
+        positions += range(n)
+        if len(tree.branches) > 1 and n:
+            segments.append(Segment(root, root + n))
+        for b, branch in enumerate(tree.branches):
+            start = len(ids)
+            ids += branch.tokens
+            positions += range(n, n + len(branch.tokens))
+            alone = len(tree.branches) == 1
+            segments.append(Segment(root, len(ids)) if alone else Segment(start, len(ids), root, root + n))
+            places[t, b] = (start, root + n - 1)
+    layout = Layout([ids], [positions], [len(ids)], segments, [], [], [])
+    for answer, t, b in answer_order(trees):
+        start, before = places[t, b]
+        _collect(layout, answer, trees[t].branches[b], start, before)
+    return layout
+
+
+def padded(trees: Sequence[Tree], pad: int) -> Layout:
+    """A row for each answer, filled up with `pad` on the right."""
+    width = max((tree.longest_path() for tree in trees), default=0)
+    layout = Layout([], [], [], [], [], [], [])
+    for answer, t, b in answer_order(trees):
+        path = trees[t].prompt + trees[t].branches[b].tokens
+        layout.rows.append([*path, *[pad] * (width - len(path))])
+        layout.positions.append(list(range(width)))
+        layout.lengths.append(len(path))
+        start = answer * width + len(trees[t].prompt)
+        _collect(layout, answer, trees[t].branches[b], start, start - 1)
+    return layout
+
+
+def _collect(layout: Layout, answer: int, branch: Branch, start: int, before: int) -> None:
+    """Adds the trained tokens of a branch that starts at flat place `start` and whose first token is predicted from
+    `before`."""
+    for i, (token, trained) in enumerate(zip(branch.tokens, branch.trained, strict=True)):
+        if trained:
+            layout.predict_at.append(start + i - 1 if i else before)
+            layout.targets.append(token)
+            layout.answers.append(answer)
+
+
+def split_by_tokens(trees: Sequence[Tree], budget: int) -> list[list[int]]:
+    """Indices of trees in micro-batches of at most `budget` tokens each (a longer tree goes alone), in order."""
+    parts: list[list[int]] = []
+    used = budget + 1
+    for index, tree in enumerate(trees):
+        size = tree.n_tokens()
+        if used + size > budget:
+            parts.append([])
+            used = 0
+        parts[-1].append(index)
+        used += size
+    return parts

@@ -1,0 +1,77 @@
+"""Benchmark: ask a model questions, grade its answers, and give the rate with its interval.
+
+Questions are rows with an answer; a grader turns an answer into a score from 0 to 1. Answers are drawn greedily, so
+the same model gives the same answers. Rates get Wilson intervals, graded means bootstrapped ones; a row keeps its
+number in every model's findings, so two models are compared pair by pair.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from posttrain.data.chat import ChatFormat
+from posttrain.data.program import PromptProgram
+from posttrain.data.read import read
+from posttrain.engine.job import Job
+from posttrain.engine.method import Measure
+from posttrain.functional.graders import Grader, grader
+from posttrain.functional.statistics import bootstrap_mean, is_binary, wilson
+from posttrain.models.load import load_format, load_policy
+from posttrain.models.sampler import Sampling, TransformersSampler
+from posttrain.schema.artifacts import Dataset, Model
+from posttrain.schema.findings import Findings, Graded, Metric
+from posttrain.schema.rows import Prompt, fingerprint
+from posttrain.schema.settings import DatasetRef
+
+METRIC_NAMES = {"exact": "exact_match"}
+
+
+class Benchmark(Measure):
+    """Grade a model's answers to questions."""
+
+    data: DatasetRef
+    """The questions, each with its answer."""
+    grader: str = "exact"
+    """How answers are scored: exact, number, contains, choice, or `package.module:function`."""
+    layout: Literal["own", "chat", "plain"] = "own"
+    """How the model is asked: as it likes to be (`own`), or its prompt program put aside, in its chat format or as plain text."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest answer, in tokens."""
+
+    def measure(self, job: Job, model: Model, **data: tuple[Dataset, ...]) -> Findings:
+        policy = load_policy(model)
+        form = load_format(model, policy.tokenizer)
+        if self.layout != "own":
+            form = ChatFormat(policy.tokenizer, PromptProgram(layout=self.layout))
+        rows = [row for dataset in data["data"] for row in read(dataset, Prompt).rows]
+        sampler = TransformersSampler(policy, form.stop_ids, watch=lambda done: job.emit("progress", step=done, of=len(rows)))
+        answers = sampler.sample([form.ask(row) for row in rows], Sampling(max_new_tokens=self.max_new_tokens), job.seed)
+        score = grader(self.grader)
+        samples = tuple(_grade(row, form.read_answer(ids), score) for row, ids in zip(rows, answers, strict=True))
+        lengths = bootstrap_mean([len(ids) for ids in answers])
+        metrics = _metrics(METRIC_NAMES.get(self.grader, self.grader.rpartition(":")[2]), samples)
+        metrics["answer_tokens"] = Metric(lengths.value, lengths.n, lengths.low, lengths.high, unit="count", better="none")
+        return Findings("benchmark", "benchmark", metrics, samples)
+
+
+def _grade(row: Prompt, output: str, score: Grader) -> Graded:
+    asked = {"answer": row.answer, "task": row.task, "prompt": row.messages[-1].content, **row.columns}
+    return Graded(fingerprint(row), score(output, asked), row.messages[-1].content, row.answer or "", output, row.task)
+
+
+def _metrics(name: str, samples: Sequence[Graded]) -> dict[str, Metric]:
+    """The rate over all rows, and over the rows of each task where there is more than one."""
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for sample in samples:
+        by_task[sample.task].append(sample.score)
+    metrics = {name: _rate([sample.score for sample in samples])}
+    if len(by_task) > 1:
+        metrics |= {f"{name}/{task}": _rate(scores) for task, scores in sorted(by_task.items())}
+    return metrics
+
+
+def _rate(scores: Sequence[float]) -> Metric:
+    estimate = wilson(sum(scores), len(scores)) if is_binary(scores) else bootstrap_mean(scores)
+    return Metric(estimate.value, estimate.n, estimate.low, estimate.high)

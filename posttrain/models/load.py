@@ -1,0 +1,101 @@
+"""Model artifacts to policies and back: the only place that reads and writes weights."""
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from posttrain.data.chat import ChatFormat
+from posttrain.data.program import PromptProgram
+from posttrain.schema.artifacts import Model
+from posttrain.schema.errors import ModelError
+
+from . import attention
+from .adapters import NAME
+from .policy import Policy
+from .precision import device, use_fast_matmul
+
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+warnings.filterwarnings("ignore", module="torch.utils.data|peft")
+
+
+def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
+    """The tokenizer in the model's folder. Raises ModelError when there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(model.path)  # type: ignore[no-any-return]
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{model.path} holds no tokenizer that loads ({_first_line(error)}). Put its tokenizer.json there."
+        ) from error
+
+
+def load_format(model: Model, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+    """How this model is talked to: its chat template and its prompt program."""
+    return ChatFormat(tokenizer, PromptProgram.load(model.path))
+
+
+def load_weights(model: Model) -> PreTrainedModel | PeftModel:
+    """The model of a folder in fp32, with its adapter on its base if it is one. Raises ModelError."""
+    use_fast_matmul()
+    weights = _load_dense(Path(model.base or model.path)).to(device())
+    if model.form == "adapter":
+        weights = PeftModel.from_pretrained(weights, model.path, adapter_name=NAME, is_trainable=True)
+    return weights
+
+
+def load_policy(model: Model, *, dtype: str = "float32", **options: Any) -> Policy:
+    """A policy that answers as the artifact does."""
+    weights = load_weights(model)
+    adapter = NAME if model.form == "adapter" else None
+    return Policy(weights, load_tokenizer(model), dtype=dtype, adapter=adapter, **options)
+
+
+def _load_dense(path: Path) -> PreTrainedModel:
+    for implementation in (attention.NAME, "eager"):
+        try:
+            weights = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch.float32, attn_implementation=implementation, trust_remote_code=False
+            )
+            if implementation == attention.NAME and _wants_eager(weights):
+                continue
+            return weights  # type: ignore[no-any-return]
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            failure = error
+    raise ModelError(
+        f"{path} cannot be loaded as a causal language model: {_first_line(failure)}. "
+        "Give a folder with config.json and model.safetensors of one."
+    ) from failure
+
+
+def _wants_eager(weights: PreTrainedModel) -> bool:
+    """Capped attention scores are computed by transformers' eager attention alone."""
+    return getattr(weights.config, "attn_logit_softcapping", None) is not None
+
+
+def save_weights(
+    weights: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, source: Model
+) -> None:
+    """Writes weights (of an adapter: it alone), tokenizer, template and prompt program, in the ecosystem's formats."""
+    if isinstance(weights, PeftModel):
+        weights.save_pretrained(str(folder), selected_adapters=[NAME])
+    else:
+        stops = ChatFormat(tokenizer).stop_ids  # so that any other program stops where this one does
+        weights.generation_config.eos_token_id = sorted(stops) or None
+        weights.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if program := PromptProgram.load(source.path):
+        program.save(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT leaves an empty template of a card
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+

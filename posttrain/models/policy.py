@@ -1,0 +1,189 @@
+"""A policy: any causal language model, asked for the log-probabilities of answer tokens.
+
+Packed trees are the fast way; they are used where a self-test on the model at hand finds them exact, padded rows where
+not, and whole logits where the head is more than a matrix. All three give the same numbers in the same order.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from posttrain.data.batch import Batch
+from posttrain.functional.layout import Branch, Layout, Tree, packed, padded, split_by_tokens
+from posttrain.functional.logps import plain_logps, token_logps
+
+from . import attention
+
+TOLERANCE = 2e-4
+LAYOUTS = ("packed", "padded", "logits")
+
+
+class Policy:
+    """A model with its tokenizer. `layout` is how batches are computed: packed, padded or logits.
+
+    `adapter` names the PEFT adapter that answers; None answers with the base weights alone. Dropout stays off: ratios of
+    probabilities need the same network on both sides, and a resumed run the same numbers.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        dtype: str = "float32",
+        adapter: str | None = None,
+        layout: str | None = None,
+        micro_tokens: int = 4096,
+    ):
+        self.model, self.tokenizer, self.dtype, self.adapter = model.eval(), tokenizer, dtype, adapter
+        self.pad_id, self.micro_tokens = _pad_id(tokenizer), micro_tokens
+        self.layout, self.why = (layout, "as asked") if layout else exact_layout(self)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def trainable(self) -> list[nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def logps(self, batch: Batch) -> Tensor:
+        """(N,): the log-probability of every trained token, in nats, fp32; answers in order, tokens along each."""
+        return self._all_logps(batch)[0]
+
+    def answer_logps(self, batch: Batch) -> Tensor:
+        """(B,): the sum of an answer's token log-probabilities."""
+        logps, answers = self._all_logps(batch)
+        return torch.zeros(len(batch), device=logps.device, dtype=logps.dtype).index_add(0, answers, logps)
+
+    @torch.no_grad()
+    def score(self, batch: Batch) -> Tensor:
+        """(B,): `answer_logps` without a gradient, on the CPU."""
+        return self.answer_logps(batch).cpu()
+
+    def _all_logps(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(N,), (N,): log-probabilities and the answers they belong to; piece by piece where no gradient asks for all."""
+        if torch.is_grad_enabled() or batch.n_tokens() <= self.micro_tokens:
+            return self._logps(batch.trees, self.layout)
+        logps, answers = [], []
+        for rows in split_by_tokens(batch.trees, self.micro_tokens):
+            part, local = self._logps([batch.trees[row] for row in rows], self.layout)
+            branch, tree = local // len(rows), local % len(rows)
+            logps.append(part)
+            answers.append(branch * len(batch.trees) + torch.tensor(rows, device=local.device)[tree])
+        order = torch.cat(answers).argsort(stable=True)
+        return torch.cat(logps)[order], torch.cat(answers)[order]
+
+    def _logps(self, trees: Sequence[Tree], way: str) -> tuple[Tensor, Tensor]:
+        layout = packed(trees) if way == "packed" else padded(trees, self.pad_id)
+        at, targets, answers = (
+            torch.tensor(x, dtype=torch.long, device=self.device) for x in (layout.predict_at, layout.targets, layout.answers)
+        )
+        with self.precision(), self.answering():
+            if way == "logits":
+                logits = self.model(**self._inputs(layout)).logits.flatten(0, 1)
+                return plain_logps(logits[at], targets), answers
+            plan = attention.plan_of(layout.segments, self.device) if way == "packed" else None
+            with attention.packed_as(plan):
+                hidden = self._backbone()(**self._inputs(layout, mask=way != "packed")).last_hidden_state
+            head = self.model.get_output_embeddings()
+            return token_logps(hidden.flatten(0, 1)[at], head.weight, targets, head.bias), answers
+
+    def _backbone(self) -> nn.Module:
+        """The model below the head."""
+        causal = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return getattr(causal, causal.base_model_prefix)  # type: ignore[no-any-return]
+
+    def _inputs(self, layout: Layout, mask: bool = True) -> dict[str, Tensor | bool]:
+        ids = torch.tensor(layout.rows, device=self.device)
+        positions = torch.tensor(layout.positions, device=self.device)
+        inputs: dict[str, Tensor | bool] = {"input_ids": ids, "position_ids": positions, "use_cache": False}
+        if mask:
+            lengths = torch.tensor(layout.lengths, device=self.device)
+            inputs["attention_mask"] = (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
+        return inputs
+
+    def precision(self) -> contextlib.AbstractContextManager[None]:
+        narrow = self.dtype == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=narrow)
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Makes this policy's adapter the one that answers, and puts back the one before."""
+        model = self.model
+        if not isinstance(model, PeftModel) or model.active_adapter == self.adapter:
+            yield
+        elif self.adapter is None:
+            with model.disable_adapter():
+                yield
+        else:
+            with _switched(model, self.adapter, model.active_adapter):
+                yield
+
+
+@contextlib.contextmanager
+def _switched(model: PeftModel, adapter: str, back: str) -> Iterator[None]:
+    """Another adapter for a while. PEFT makes the active one trainable, so what was trainable is put back too."""
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    model.set_adapter(adapter)
+    try:
+        yield
+    finally:
+        model.set_adapter(back)
+        for name, p in model.named_parameters():
+            p.requires_grad_(name in trained)
+
+
+@dataclass
+class Models:
+    """The models that an objective may ask. Each is None unless the objective `needs` it."""
+
+    policy: Policy
+    reference: Policy | None = None
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Padded places are masked, so any id does; the tokenizer's own is the least surprising."""
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+
+
+def _probe(vocabulary: int) -> list[Tree]:
+    """Two small trees with two branches of unlike length: everything that a layout can get wrong."""
+    draw = torch.Generator().manual_seed(0)
+
+    def tokens(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(vocabulary, (n,), generator=draw).tolist())
+
+    def branch(n: int) -> Branch:
+        return Branch(tokens(n), (True,) * n)
+
+    return [Tree(tokens(7), (branch(5), branch(9))), Tree(tokens(4), (branch(6), branch(3)))]
+
+
+@torch.no_grad()
+def exact_layout(policy: Policy) -> tuple[str, str]:
+    """The fastest layout that agrees with whole logits on padded rows, and why it was chosen."""
+    dtype, policy.dtype = policy.dtype, "float32"
+    trees = _probe(policy.model.get_input_embeddings().num_embeddings)
+    why = "packed rows are exact"
+    try:
+        truth = policy._logps(trees, "logits")[0]
+        for way in LAYOUTS[:-1]:
+            error = _difference(policy, trees, way, truth)
+            if error < TOLERANCE:
+                return way, why
+            why = f"{way} rows differ by {error:.1e}" if error < float("inf") else f"{way} rows cannot be computed"
+        return "logits", why
+    finally:
+        policy.dtype = dtype
+
+
+def _difference(policy: Policy, trees: Sequence[Tree], way: str, truth: Tensor) -> float:
+    try:
+        return float((policy._logps(trees, way)[0] - truth).abs().max())
+    except (attention.Unsupported, RuntimeError, AttributeError, TypeError):
+        return float("inf")

@@ -1,0 +1,243 @@
+"""A recipe becomes a plan: rounds unrolled, inputs wired, forms checked. Pure: no disk, no weights.
+
+A step takes its model from `from:`, or from the last stage that made one. A `data:` that is the name of an earlier
+generator takes what it made. The second round of `dpo` is called `dpo@2`; inside a round a name means this round's,
+elsewhere the last round's.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from posttrain.engine.method import Stage
+from posttrain.schema.errors import Problem, RecipeError, nearest
+from posttrain.schema.settings import Rows, inputs
+
+from .recipe import BASE, NAME, RELATIVE, Entry, Gate, Recipe, Repeat, draft
+from .tree import Node
+
+MOST_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing that a step reads: what the earlier step `step` made, or something from outside the recipe.
+    `rows` is None for a model."""
+
+    name: str
+    step: str | None
+    node: Node
+    rows: Rows | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage or measure, wired. `inputs` holds one Input for a model and all sources for a dataset. `form` is that
+    of the model it makes."""
+
+    name: str
+    method: str
+    stage: Stage
+    inputs: Mapping[str, tuple[Input, ...]]
+    node: Node
+    form: str | None = None
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The model that a stage begins with."""
+        return self.inputs["model"][0].name
+
+    @property
+    def makes_model(self) -> bool:
+        return self.stage.kind in ("objective", "transform")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Steps in the order they are made. `suite` says, for every model, the names of the measures it gets."""
+
+    recipe: Recipe
+    steps: tuple[Step, ...]
+    measures: tuple[Step, ...]
+    suite: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...] = ()
+
+    def measures_of(self, model: str) -> Iterator[Step]:
+        return (measure for measure in self.measures if measure.name in self.suite.get(model, ()))
+
+    def outside(self) -> Iterator[Input]:
+        """Everything that is read and that no step makes."""
+        for step in (*self.measures, *self.steps):
+            for sources in step.inputs.values():
+                yield from (source for source in sources if source.step is None)
+
+
+def load(text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Plan:
+    """The plan of a recipe's text. Raises RecipeError with every problem of the text and of the plan."""
+    recipe, problems = draft(text, where, overrides)
+    planned, more = check(recipe)
+    if problems or more:
+        raise RecipeError(sorted({*problems, *more}, key=lambda p: (p.line or 0, p.message)))
+    return planned
+
+
+def plan(recipe: Recipe, base_form: str = "dense") -> Plan:
+    """The plan for a base model of this form. Raises RecipeError with every problem."""
+    planned, problems = check(recipe, base_form)
+    if problems:
+        raise RecipeError(problems)
+    return planned
+
+
+def check(recipe: Recipe, base_form: str = "dense") -> tuple[Plan, list[Problem]]:
+    """The plan as far as it can be made, and what is wrong with it. Entries that are wrong in themselves are passed
+    over silently: whoever read them has said so."""
+    wiring = _Wiring(recipe, forms={BASE: base_form})
+    for entry in recipe.measure:
+        wiring.measure(entry)
+    wiring.give_suite(BASE, base_form, measured=True)
+    for entry, rounds in unrolled(recipe.stages):
+        if len(wiring.kinds) > MOST_STEPS:
+            wiring.wrong(entry.node, f"the recipe has more than {MOST_STEPS} steps. Write a smaller `times:`.")
+            break
+        wiring.step(entry, rounds)
+    steps, measures = tuple(wiring.steps), tuple(wiring.measures)
+    return Plan(recipe, steps, measures, wiring.suite, tuple(wiring.notes)), list(dict.fromkeys(wiring.problems))
+
+
+def unrolled(entries: Sequence[Entry | Repeat], rounds: str = "") -> Iterator[tuple[Entry, str]]:
+    """Every stage with the rounds it is in, such as `@2`, in the order of the run."""
+    for entry in entries:
+        if isinstance(entry, Entry):
+            yield entry, rounds
+        else:
+            for turn in range(1, entry.times + 1):
+                yield from unrolled(entry.stages, f"{rounds}@{turn}")
+
+
+@dataclass
+class _Wiring:
+    """What is known while the plan is made, step by step. A form or kind is None where it cannot be known."""
+
+    recipe: Recipe
+    forms: dict[str, str | None]
+    kinds: dict[str, str | None] = field(default_factory=lambda: {BASE: "model"})
+    steps: list[Step] = field(default_factory=list)
+    measures: list[Step] = field(default_factory=list)
+    suite: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    current: str = BASE
+
+    def wrong(self, node: Node, message: str) -> None:
+        self.problems.append(node.problem(message))
+
+    def measure(self, entry: Entry) -> None:
+        if entry.stage is not None:
+            self.measures.append(Step(entry.name, entry.method, entry.stage, self.inputs(entry, "", later=True), entry.node))
+
+    def step(self, entry: Entry, rounds: str) -> None:
+        name = entry.name + rounds
+        source = self.source(entry, rounds)
+        if entry.stage is None:
+            self.kinds[name], self.forms[name] = None, None
+            self.suite[name] = tuple(measure.name for measure in self.recipe.measure)
+            self.current = name
+            return
+        form = self.form(entry, entry.stage, source)
+        wires = {"model": (Input(source, source, entry.node),), **self.inputs(entry, rounds)}
+        step = Step(name, entry.method, entry.stage, wires, entry.node, form, entry.gates)
+        self.steps.append(step)
+        self.kinds[name] = "model" if step.makes_model else "dataset"
+        if step.makes_model:
+            self.current, self.forms[name] = name, form
+            self.give_suite(name, form, entry.measured)
+        self.check_gates(entry, step)
+
+    def source(self, entry: Entry, rounds: str) -> str:
+        """The model a stage begins with, by its full name."""
+        if entry.source is None:
+            return self.current
+        node = entry.node.nearest("from")
+        found = self.resolve(entry.source, rounds)
+        if found is None:
+            models = [name for name, kind in self.kinds.items() if kind == "model"]
+            self.wrong(node, f"{entry.name}: no earlier stage is called {entry.source!r}. {nearest(entry.source, models)}")
+            return self.current
+        if self.kinds[found] == "dataset":
+            self.wrong(node, f"{entry.name}: {entry.source!r} makes data, and `from` wants a model. Write `data: {entry.source}`.")
+            return self.current
+        return found
+
+    def resolve(self, name: str, rounds: str) -> str | None:
+        """The step that a name means here: this round's, an outer round's, or the last one so called."""
+        turns = rounds.split("@")[1:]
+        for depth in range(len(turns), -1, -1):
+            full = "@".join([name, *turns[:depth]])
+            if full in self.kinds:
+                return full
+        return next((full for full in reversed(self.kinds) if full.partition("@")[0] == name), None)
+
+    def form(self, entry: Entry, stage: Stage, source: str) -> str | None:
+        """The form of the model that a stage leaves; what it is given must be one that it accepts."""
+        given = self.forms[source]
+        if given is None:
+            return None
+        if given in stage.accepts:
+            return stage.makes_form(given)
+        cure = self.cure(stage, given)
+        self.wrong(
+            entry.node,
+            f"{entry.name!r} takes {' or '.join(sorted(stage.accepts))} weights, and {source!r} holds {given} ones. {cure}",
+        )
+        return None
+
+    def cure(self, stage: Stage, given: str) -> str:
+        fitting = [name for name, form in self.forms.items() if form in stage.accepts]
+        branch = f"write `from: {fitting[-1]}`" if fitting else ""
+        merge = "insert `- merge` before it" if given == "adapter" and "dense" in stage.accepts else ""
+        cure = ", or ".join(part for part in (merge, branch) if part) or "begin with a model of that form"
+        return f"{cure[0].upper()}{cure[1:]}."
+
+    def inputs(self, entry: Entry, rounds: str, *, later: bool = False) -> dict[str, tuple[Input, ...]]:
+        """One wire for every setting that names an input. `later` is for measures, which are read before the steps."""
+        assert entry.stage is not None
+        wires = {}
+        for option, kind in inputs(type(entry.stage)).items():
+            value, node = getattr(entry.stage, option), entry.node.nearest(option)
+            names = [value] if isinstance(value, str | Rows) else list(value or ())
+            wires[option] = tuple(self.wire(entry, kind, name, node, rounds, later) for name in names)
+        return {option: wire for option, wire in wires.items() if wire}
+
+    def wire(self, entry: Entry, kind: str, named: str | Rows, node: Node, rounds: str, later: bool) -> Input:
+        name, rows = (named.path, named) if isinstance(named, Rows) else (named, None)
+        stages = {stage.name for stage, _ in unrolled(self.recipe.stages)}
+        found = self.resolve(name, rounds) if NAME.fullmatch(name) else None
+        if found is None and name in stages:
+            cure = "A measure reads what exists before the run: name a file or a folder." if later else "Move it up."
+            self.wrong(node, f"{entry.name}: {name!r} is made later than it is read. {cure}")
+        if found is None:
+            return Input(name, None, node, rows)
+        if self.kinds[found] not in (kind, None):
+            makes, wants = self.kinds[found], "rows" if kind == "dataset" else "a model"
+            self.wrong(node, f"{entry.name}: {name!r} makes a {makes}, and {wants} is wanted. For a folder write `./{name}`.")
+        return Input(found, found, node, rows)
+
+    def give_suite(self, model: str, form: str | None, measured: bool) -> None:
+        """Says what a model is measured with: all of the suite that can load it."""
+        fitting = [m for m in self.measures if form is None or form in m.stage.accepts] if measured else []
+        self.suite[model] = tuple(m.name for m in fitting)
+        left_out = [m.name for m in self.measures if m not in fitting]
+        if measured and left_out:
+            self.notes.append(f"{model} is not measured with {', '.join(left_out)}: no measure of {form} weights")
+
+    def check_gates(self, entry: Entry, step: Step) -> None:
+        for gate in entry.gates:
+            measure, known = gate.metric.partition(".")[0], {m.name: m.stage for m in self.recipe.measure}
+            models = (step.name, step.source) if gate.rule in RELATIVE else (step.name,)
+            if not step.makes_model:
+                self.wrong(gate.node, f"{entry.name}: it makes data, which no measure judges. Move the gate to a later stage.")
+            elif measure not in known:
+                self.wrong(gate.node, f"{entry.name}: the suite has no measure {measure!r}. {nearest(measure, known)}")
+            elif known[measure] and (unmeasured := [m for m in models if measure not in self.suite.get(m, ())]):
+                self.wrong(gate.node, f"{entry.name}: {unmeasured[0]!r} is not measured with {measure!r}. Remove the gate, or measure it.")

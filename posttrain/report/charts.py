@@ -1,0 +1,141 @@
+"""Line charts as SVG text, drawn here so that a page needs no script. Colours and widths stand in `report.css`.
+
+A chart has at most 600 points: a long curve is cut into buckets of which the smallest and largest value stay, so a spike
+is never lost. Values that are not finite break the line.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from math import ceil, floor, isfinite, log10, nan
+
+from markupsafe import Markup, escape
+
+from posttrain.functional.statistics import Estimate
+
+from .numbers import plain
+
+XY = tuple[float, float]
+POINTS = 600
+WIDTH, HEIGHT = 360, 190
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24  # margins that hold the tick labels
+SMOOTHING = 0.9
+
+
+def line(points: Sequence[XY], title: str, identity: str) -> Markup:
+    """One curve. `identity` must be unique in the page; `title` is what a screen reader says. Empty without a number."""
+    known = [y for _, y in points if isfinite(y)]
+    if not known:
+        return Markup("")
+    x_ticks = ticks(points[0][0], points[-1][0], 4, whole=True)
+    y_ticks = ticks(min(known), max(known), 4)
+    frame = Frame((points[0][0], points[-1][0]), (min(known), max(known)))
+    smooth = smoothed(points) if len(known) > 20 else ()
+    limit = POINTS // 2 if smooth else POINTS
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{escape(identity)}">',
+        f'<title id="{escape(identity)}">{escape(title)}</title>',
+        *(frame.y_tick(y) for y in y_ticks),
+        *(frame.x_tick(x) for x in x_ticks),
+        f'<path class="{"raw" if smooth else "smooth"}" d="{frame.path(thin(points, limit))}"/>',
+        f'<path class="smooth" d="{frame.path(thin(smooth, limit))}"/>' if smooth else "",
+        "</svg>",
+    ]
+    return Markup("".join(parts))
+
+
+def share(found: Estimate) -> Markup:
+    """A share between 0 and 1 as a dot on a line, its interval as a bar, one half as a tick. The numbers stand beside it."""
+    low, dot, high = (round(4 + 112 * part, 1) for part in (found.low, found.value, found.high))
+    return Markup(
+        '<svg class="share" viewBox="0 0 120 16" aria-hidden="true">'
+        '<path class="grid" d="M4 8H116M60 3V13"/>'
+        f'<rect class="interval" x="{low}" y="5.5" width="{max(1.0, high - low):.1f}" height="5" rx="2.5"/>'
+        f'<circle class="dot" cx="{dot}" cy="8" r="3.5"/></svg>'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """From values to places in the drawing; `x` and `y` are the smallest and largest value of each axis."""
+
+    x: XY
+    y: XY
+
+    def place(self, point: XY) -> XY:
+        across = (point[0] - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
+        up = (point[1] - self.y[0]) / (self.y[1] - self.y[0]) if self.y[1] > self.y[0] else 0.5
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    def path(self, points: Sequence[XY]) -> str:
+        """`M x y L x y …`, with a new start after every value that is not finite; a lone point becomes a dot."""
+        runs = (list(run) for finite, run in groupby(points, lambda p: isfinite(p[1])) if finite)
+        drawn = (run if len(run) > 1 else run * 2 for run in runs)
+        return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in map(self.place, run)) for run in drawn)
+
+    def y_tick(self, value: float) -> str:
+        _, y = self.place((self.x[0], value))
+        label = f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short(value)}</text>'
+        return f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>{label}'
+
+    def x_tick(self, value: float) -> str:
+        x, _ = self.place((value, self.y[0]))
+        anchor = "end" if x > WIDTH - 2 * RIGHT else "middle"
+        return f'<text x="{x:.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{short(value)}</text>'
+
+
+def thin(points: Sequence[XY], limit: int = POINTS) -> list[XY]:
+    """At most `limit` points that keep every bucket's smallest and largest value."""
+    if len(points) <= limit:
+        return list(points)
+    buckets = limit // 2
+    edges = [round(i * len(points) / buckets) for i in range(buckets + 1)]
+    return [p for first, last in zip(edges, edges[1:]) for p in _extremes(points[first:last])]
+
+
+def _extremes(bucket: Sequence[XY]) -> Iterator[XY]:
+    finite = [p for p in bucket if isfinite(p[1])]
+    if not finite:
+        yield bucket[0]
+        return
+    ends = {min(finite, key=lambda p: p[1]), max(finite, key=lambda p: p[1])}
+    yield from sorted(ends)
+
+
+def smoothed(points: Sequence[XY]) -> list[XY]:
+    """The exponential moving average, without the pull towards zero at the start (as Adam corrects its moments)."""
+    total, weight, curve = 0.0, 0.0, []
+    for x, y in points:
+        if isfinite(y):
+            total, weight = SMOOTHING * total + (1 - SMOOTHING) * y, SMOOTHING * weight + (1 - SMOOTHING)
+        curve.append((x, total / weight if weight and isfinite(y) else nan))
+    return curve
+
+
+def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
+    """Round numbers from `low` to `high`: steps of 1, 2 or 5 times a power of ten, `most` of them or fewer.
+
+    >>> ticks(0.13, 1.9, 4), ticks(1, 500, 4, whole=True)
+    ([0.5, 1.0, 1.5], [200, 400])
+    """
+    span = high - low
+    if span <= 0:
+        return [low]
+    power = 10.0 ** floor(log10(span / most))
+    step = next(power * m for m in (1, 2, 5, 10) if span / (power * m) < most)
+    step = max(1, round(step)) if whole else step
+    return [round(i * step, 12) for i in range(ceil(low / step), floor(high / step) + 1)]
+
+
+def short(number: float) -> str:
+    """A tick's label: `12k`, `0.0006`."""
+    if abs(number) >= 1000:
+        return f"{number / 1000:,.3g}k"
+    return f"{number:.3g}".replace("-", "−")
+
+
+def rows(points: Sequence[XY], most: int = 40) -> list[tuple[str, str]]:
+    """The curve as a table of at most `most` lines, evenly taken, always with the first and the last."""
+    last = len(points) - 1
+    chosen = sorted({round(i * last / max(1, most - 1)) for i in range(most)}) if last >= most else range(last + 1)
+    return [(plain(points[i][0]), plain(points[i][1])) for i in chosen]

@@ -1,0 +1,164 @@
+"""The report as Markdown: the same tables in short, for a pull request, an issue, a terminal pager.
+
+All text from data, models and recipes stands in code spans and fences, where nothing in it can come alive.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from posttrain.schema.record import RunRecord, StageRecord
+
+from . import numbers
+from .compare import Change
+from .text import code, fence
+from .view import Cell, RunView, Sample, StageView, Table, view
+
+LIMIT = 400  # characters of a prompt or an answer
+
+
+def markdown(record: RunRecord) -> str:
+    """The whole report of a run."""
+    shown = view(record)
+    parts = [f"# Report of {code(record.name)}", lead(shown), *_warnings(shown), *_overview(shown), *_stages(shown)]
+    parts += [part for stage in shown.stages for part in _stage(stage)]
+    if record.recipe:
+        parts += ["## Recipe", fence(record.recipe, language="yaml")]
+    if record.machine:
+        parts += ["## Machine and versions", grid(("", ""), [(code(k), code(v)) for k, v in record.machine.items()])]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def lead(shown: RunView) -> str:
+    """One sentence: what ran, how long, and what it changed."""
+    count = len(shown.record.stages)
+    ran = f"{count} stage{'s' * (count != 1)} in {numbers.seconds(shown.record.seconds)}"
+    if not shown.whole or not shown.whole.changes:
+        return f"{ran}."
+    change = shown.whole.changes[0]
+    moved = f"{numbers.value(change.before)} → {numbers.value(change.after)}"
+    return f"{ran}: {' → '.join(map(code, shown.trunk))}. {code(change.name)} {moved} ({change.verdict})."
+
+
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table; the first `left` columns are aligned left, the others right. Cells must be safe already."""
+    rule = [":--" if i < left else "--:" for i in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def before_after(table: Table) -> str:
+    """Models by headline metrics, each compared with the model it came from."""
+    head = ["model", *(code(f"{measure}.{metric}") for measure, metric in table.columns)]
+    names = (code(line.model) + (f" from {code(line.source)}" if line.source else "") for line in table.lines)
+    rows = [[name, *map(_cell, line.cells)] for name, line in zip(names, table.lines)]
+    return grid(head, rows)
+
+
+def changes(found: Sequence[Change]) -> str:
+    """Every metric before and after, with the interval of the difference."""
+    head = ("metric", "before", "after", "difference", "95 % interval", "")
+    return grid(head, [_change(change) for change in found])
+
+
+def _change(change: Change) -> list[str]:
+    return [
+        code(change.name),
+        numbers.value(change.before),
+        f"**{numbers.value(change.after)}**",
+        numbers.difference(change.difference, change.after.unit),
+        numbers.difference_interval(change) or "–",
+        f"{numbers.arrow(change)} {change.verdict}",
+    ]
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "–"
+    bounds = numbers.interval(cell.metric.low, cell.metric.high, cell.metric.unit)
+    parts = [f"**{numbers.value(cell.metric)}**", f"({bounds})" if bounds else ""]
+    if cell.change:
+        parts.append(f"{numbers.arrow(cell.change)} {cell.change.verdict}")
+    return " ".join(filter(None, parts))
+
+
+def _warnings(shown: RunView) -> Iterator[str]:
+    if shown.record.warnings:
+        yield "\n".join(["**Warnings**", "", *(f"- {code(text)}" for text in shown.record.warnings)])
+
+
+def _overview(shown: RunView) -> Iterator[str]:
+    yield "## Before and after"
+    if not shown.table.columns:
+        yield "Nothing was measured."
+        return
+    yield before_after(shown.table)
+    yield "Each row is compared with the model it came from. Brackets: 95 % interval. ▲ ▼: where the number went."
+    if shown.wins:
+        rows = [
+            [
+                code(win.model),
+                code(win.source),
+                code(win.measure),
+                f"**{numbers.measured(win.share.value, 'share')}**",
+                numbers.interval(win.share.low, win.share.high, "share"),
+                str(win.share.n),
+            ]
+            for win in shown.wins
+        ]
+        yield "### Wins, ties half"
+        yield grid(("model", "against", "by", "wins", "95 % interval", "rows"), rows, left=3)
+
+
+def _stages(shown: RunView) -> Iterator[str]:
+    if not shown.stages:
+        return
+    rows = [
+        [
+            f"{'· ' * part.lane}{code(part.stage.name)}",
+            code(part.stage.method),
+            code(part.stage.source) if part.stage.source else "–",
+            part.stage.state,
+            numbers.seconds(part.stage.seconds),
+            _gates(part.stage),
+        ]
+        for part in shown.stages
+    ]
+    yield "## Stages"
+    yield grid(("stage", "method", "from", "state", "time", "gates"), rows, left=4)
+
+
+def _gates(stage: StageRecord) -> str:
+    words = (
+        f"{'✓ passed' if gate.passed else '✕ **failed**'} {code(gate.rule)} found {numbers.plain(gate.value)}"
+        for gate in stage.gates
+    )
+    return "; ".join(words) or "–"
+
+
+def _stage(part: StageView) -> Iterator[str]:
+    if not (part.comparison and part.comparison.changes) and not part.stage.alerts:
+        return
+    yield f"## Stage {code(part.stage.name)}"
+    if part.stage.alerts:
+        yield "\n".join(f"- alert: {code(text)}" for text in part.stage.alerts)
+    if part.comparison and part.comparison.changes:
+        yield f"Against {code(part.comparison.before)}:"
+        yield changes(part.comparison.changes)
+    for contrast in part.comparison.contrasts if part.comparison else ():
+        if contrast.p is not None:
+            flips = f"{len(contrast.gained)} rows turned right, {len(contrast.lost)} turned wrong"
+            yield f"{code(contrast.measure)}: {flips} ({numbers.chance(contrast.p)}, exact)."
+    for number, sample in enumerate(part.samples, 1):
+        yield from _sample(number, sample, part)
+
+
+def _sample(number: int, sample: Sample, part: StageView) -> Iterator[str]:
+    before, after = sample.pair
+    yield f"**Sample {number}**, {code(sample.measure)}: {sample.what}"
+    yield fence(before.prompt, LIMIT)
+    if before.expected:
+        yield "Expected:"
+        yield fence(before.expected, LIMIT)
+    assert part.comparison  # there are no samples without one
+    yield f"{code(part.comparison.before)}:"
+    yield fence(before.output, LIMIT)
+    yield f"{code(part.comparison.after)}:"
+    yield fence(after.output, LIMIT)

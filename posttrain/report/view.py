@@ -1,0 +1,199 @@
+"""What every report shows, computed once from the record: the table, the tree, the wins, the samples.
+
+HTML, Markdown, the terminal and model cards only write down what stands here.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+from posttrain.functional.statistics import Estimate
+from posttrain.schema.findings import Metric
+from posttrain.schema.record import ModelRecord, RunRecord, StageRecord
+
+from .compare import Change, Comparison, Contrast, Pair, compare
+
+SAMPLES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One metric of one model, and how it changed from the model's source (None for the base)."""
+
+    metric: Metric
+    change: Change | None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One model of the before/after table."""
+
+    model: str
+    source: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Models by headline metrics. A column is a (measure, metric) that at least one model has."""
+
+    columns: tuple[tuple[str, str], ...]
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Win:
+    """How often a stage's model beats the model that it was made from, by one measure."""
+
+    model: str
+    source: str
+    measure: str
+    share: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row answered by both models. `what` says in words how the answers differ."""
+
+    measure: str
+    what: str
+    pair: Pair
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """A stage, its place in the tree (`lane` 0 is the trunk) and what it changed."""
+
+    stage: StageRecord
+    lane: int
+    comparison: Comparison | None
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run. `whole` compares the base with the last model of the trunk."""
+
+    record: RunRecord
+    table: Table
+    stages: tuple[StageView, ...]
+    wins: tuple[Win, ...]
+    trunk: tuple[str, ...]
+    whole: Comparison | None
+
+
+def view(record: RunRecord) -> RunView:
+    """Everything that the reports of a run show."""
+    models = {model.name: model for model in record.models}
+    compared = {s.name: compare(models[s.source], models[s.model]) for s in record.stages if _has_models(s, models)}
+    lanes, trunk = _tree(record)
+    ends = models[trunk[0]] if trunk else None, models[trunk[-1]] if trunk else None
+    return RunView(
+        record=record,
+        table=table(record, compared),
+        stages=tuple(
+            StageView(s, lanes[s.name], compared.get(s.name), samples(compared.get(s.name))) for s in record.stages
+        ),
+        wins=tuple(_wins(compared.values())),
+        trunk=trunk,
+        whole=compare(*ends) if ends[0] and ends[1] and len(trunk) > 1 else None,
+    )
+
+
+def table(record: RunRecord, compared: Mapping[str, Comparison]) -> Table:
+    """The headline of each measure, its first metric, for every model. `compared` is by the stage's name."""
+    columns: dict[str, str] = {}
+    for model in record.models:
+        for name, findings in model.findings.items():
+            for metric in findings.metrics:
+                columns.setdefault(name, metric)
+                break
+    by_model = {found.after: found for found in compared.values()}
+    lines = tuple(_line(model, columns, by_model.get(model.name)) for model in record.models)
+    return Table(tuple(columns.items()), lines)
+
+
+def _line(model: ModelRecord, columns: Mapping[str, str], compared: Comparison | None) -> Line:
+    cells = []
+    for measure, name in columns.items():
+        metric = model.findings[measure].metrics.get(name) if measure in model.findings else None
+        change = compared.change(measure, name) if compared else None
+        cells.append(Cell(metric, change) if metric else None)
+    return Line(model.name, compared.before if compared else "", tuple(cells))
+
+
+def _has_models(stage: StageRecord, models: Mapping[str, ModelRecord]) -> bool:
+    return stage.model in models and stage.source in models and stage.model != stage.source
+
+
+def _tree(record: RunRecord) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The lane of each stage, and the models of the trunk from the base on.
+
+    A model's longest line of descendants goes on in its lane, every other one, and every data set, moves one lane in.
+    """
+    children: dict[str, list[StageRecord]] = {}
+    for stage in record.stages:
+        children.setdefault(stage.source, []).append(stage)
+    height: dict[str, int] = {}
+    for stage in reversed(record.stages):
+        height[stage.name] = 1 + max((height.get(child.name, 0) for child in children.get(stage.name, ())), default=0)
+    heirs = {source: _heir(stages, height) for source, stages in children.items()}
+    lanes: dict[str, int] = {}
+    for stage in record.stages:
+        lanes[stage.name] = lanes.get(stage.source, 0) + (heirs[stage.source] is not stage)
+    return lanes, tuple(_trunk(record, heirs))
+
+
+def _heir(stages: list[StageRecord], height: Mapping[str, int]) -> StageRecord | None:
+    return max((s for s in stages if s.kind != "generator"), key=lambda s: height[s.name], default=None)
+
+
+def _trunk(record: RunRecord, heirs: Mapping[str, StageRecord | None]) -> Iterator[str]:
+    names = {model.name for model in record.models}
+    name = record.models[0].name if record.models else None
+    while name in names:
+        names.discard(name)
+        yield name
+        heir = heirs.get(name)
+        name = heir.model if heir else None
+
+
+def _wins(compared: Iterable[Comparison]) -> Iterator[Win]:
+    for found in compared:
+        for contrast in found.contrasts:
+            if contrast.wins:
+                yield Win(found.after, found.before, contrast.measure, contrast.wins)
+
+
+def samples(compared: Comparison | None, most: int = SAMPLES) -> tuple[Sample, ...]:
+    """Up to `most` rows with readable answers: flips first, then the largest changes, taking turns between measures."""
+    if compared is None:
+        return ()
+    ordered = [_ordered(contrast) for contrast in compared.contrasts]
+    turns = [s for s in chain.from_iterable(zip_longest(*ordered)) if s]
+    return tuple(sorted(turns, key=_dullness)[:most])
+
+
+def _ordered(contrast: Contrast) -> list[Sample]:
+    flips = [pair for turn in zip_longest(contrast.gained, contrast.lost) for pair in turn if pair]
+    flipped = {id(pair) for pair in flips}
+    rest = sorted((p for p in contrast.pairs if id(p) not in flipped), key=lambda p: -abs(p[1].score - p[0].score))
+    return [
+        Sample(contrast.measure, _what(pair, contrast), pair)
+        for pair in [*flips, *rest]
+        if pair[0].output or pair[1].output
+    ]
+
+
+def _what(pair: Pair, contrast: Contrast) -> str:
+    before, after = pair
+    if contrast.p is not None:
+        words = ["right" if row.score == 1 else "wrong" for row in pair]
+        return f"{words[0]} → {words[1]}" if words[0] != words[1] else f"{words[0]} both times"
+    return f"score {before.score:.3g} → {after.score:.3g}" if before.score != after.score else f"score {after.score:.3g}"
+
+
+def _dullness(sample: Sample) -> int:
+    """Flips and changed scores, then answers that at least read differently, then the rest."""
+    before, after = sample.pair
+    return 0 if before.score != after.score else 1 if before.output != after.output else 2
