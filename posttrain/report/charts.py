@@ -22,15 +22,16 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24  # margins that hold the tick labels
 SMOOTHING = 0.9
 
 
-def line(points: Sequence[XY], title: str, identity: str) -> Markup:
-    """One curve. `identity` must be unique in the page; `title` is what a screen reader says. Empty without a number."""
+def line(points: Sequence[XY], title: str, identity: str, noisy: bool = False) -> Markup:
+    """One curve, and its average over it when `noisy`. `identity` must be unique in the page, `title` is what a screen
+    reader says. Empty when there is no finite value."""
     known = [y for _, y in points if isfinite(y)]
     if not known:
         return Markup("")
     x_ticks = ticks(points[0][0], points[-1][0], 4, whole=True)
     y_ticks = ticks(min(known), max(known), 4)
     frame = Frame((points[0][0], points[-1][0]), (min(known), max(known)))
-    smooth = smoothed(points) if len(known) > 20 else ()
+    smooth = smoothed(points) if noisy and len(known) > 20 else ()
     limit = POINTS // 2 if smooth else POINTS
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{escape(identity)}">',

@@ -19,6 +19,8 @@ Pair = tuple[Graded, Graded]
 
 # Fewer pairs cannot reach 5 % even when all agree: 2 · ½⁵ = 6 %, 2 · ½⁶ = 3 %.
 FEWEST_PAIRS = 6
+# A number without an interval is exact, yet a file that grew by ten bytes is no news.
+EXACT = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +121,11 @@ def _changes(first: Findings, second: Findings, pairs: tuple[Pair, ...]) -> Iter
         a, b = _scores(pairs)
         paired = bool(pairs) and _is_mean(before, a) and _is_mean(after, b)
         low, high = _paired_bounds(a, b) if paired else _joined_bounds(before, after)
-        clear = _is_clear(after.value - before.value, low, high) and not (paired and not _rows_agree(a, b))
-        verdict = _verdict(after.value - before.value, clear, after.better)
-        yield Change(first.name, name, before, after, after.value - before.value, low, high, verdict, paired)
+        difference = after.value - before.value
+        exact = isfinite(difference) and not isclose(before.value, after.value, rel_tol=EXACT)
+        clear = exact if low is None or high is None else low > 0 or high < 0
+        verdict = _verdict(difference, clear and (not paired or _rows_agree(a, b)), after.better)
+        yield Change(first.name, name, before, after, difference, low, high, verdict, paired)
 
 
 def _paired_bounds(a: list[float], b: list[float]) -> tuple[float, float]:
@@ -136,13 +140,6 @@ def _joined_bounds(before: Metric, after: Metric) -> tuple[float | None, float |
     value = after.value - before.value
     low = value - hypot(after.value - after.low, before.high - before.value)
     return low, value + hypot(after.high - after.value, before.value - before.low)
-
-
-def _is_clear(difference: float, low: float | None, high: float | None) -> bool:
-    """A number without an interval is exact, so any difference counts."""
-    if not isfinite(difference) or isclose(difference, 0, abs_tol=1e-12):
-        return False
-    return low is None or high is None or low > 0 or high < 0
 
 
 def _rows_agree(a: list[float], b: list[float]) -> bool:

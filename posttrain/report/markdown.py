@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from posttrain.schema.record import RunRecord, StageRecord
 
 from . import numbers
-from .compare import Change
+from .compare import Change, Comparison
 from .text import code, fence
 from .view import Cell, RunView, Sample, StageView, Table, view
 
@@ -80,8 +80,9 @@ def _cell(cell: Cell | None) -> str:
 
 
 def _warnings(shown: RunView) -> Iterator[str]:
-    if shown.record.warnings:
-        yield "\n".join(["**Warnings**", "", *(f"- {code(text)}" for text in shown.record.warnings)])
+    for title, texts in (("Problems", shown.problems), ("Warnings", shown.warnings)):
+        if texts:
+            yield "\n".join([f"**{title}**", "", *(f"- {code(text)}" for text in texts)])
 
 
 def _overview(shown: RunView) -> Iterator[str]:
@@ -134,31 +135,27 @@ def _gates(stage: StageRecord) -> str:
 
 
 def _stage(part: StageView) -> Iterator[str]:
-    if not (part.comparison and part.comparison.changes) and not part.stage.alerts:
+    if part.comparison is None or not part.comparison.changes:
         return
     yield f"## Stage {code(part.stage.name)}"
-    if part.stage.alerts:
-        yield "\n".join(f"- alert: {code(text)}" for text in part.stage.alerts)
-    if part.comparison and part.comparison.changes:
-        yield f"Against {code(part.comparison.before)}:"
-        yield changes(part.comparison.changes)
-    for contrast in part.comparison.contrasts if part.comparison else ():
+    yield f"Against {code(part.comparison.before)}:"
+    yield changes(part.comparison.changes)
+    for contrast in part.comparison.contrasts:
         if contrast.p is not None:
             flips = f"{len(contrast.gained)} rows turned right, {len(contrast.lost)} turned wrong"
             yield f"{code(contrast.measure)}: {flips} ({numbers.chance(contrast.p)}, exact)."
     for number, sample in enumerate(part.samples, 1):
-        yield from _sample(number, sample, part)
+        yield from _sample(number, sample, part.comparison)
 
 
-def _sample(number: int, sample: Sample, part: StageView) -> Iterator[str]:
+def _sample(number: int, sample: Sample, found: Comparison) -> Iterator[str]:
     before, after = sample.pair
     yield f"**Sample {number}**, {code(sample.measure)}: {sample.what}"
     yield fence(before.prompt, LIMIT)
     if before.expected:
         yield "Expected:"
         yield fence(before.expected, LIMIT)
-    assert part.comparison  # there are no samples without one
-    yield f"{code(part.comparison.before)}:"
+    yield f"{code(found.before)}:"
     yield fence(before.output, LIMIT)
-    yield f"{code(part.comparison.after)}:"
+    yield f"{code(found.after)}:"
     yield fence(after.output, LIMIT)

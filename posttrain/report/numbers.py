@@ -1,6 +1,6 @@
 """Numbers as people read them: a unit decides the digits, a difference always carries its sign."""
 
-from math import isfinite, log10
+from math import isfinite
 
 from posttrain.schema.findings import Metric
 
@@ -47,12 +47,12 @@ def difference(number: float, unit: str) -> str:
 
 
 def difference_interval(change: Change) -> str:
-    """`+4.0 to +20.9`, the interval of a difference, or nothing where there is none."""
+    """`+4.0 to +20.9` in the unit of the difference, or nothing where there is no interval."""
     if change.low is None or change.high is None:
         return ""
     unit = change.after.unit
-    ends = [difference(end, unit) for end in (change.low, change.high)]
-    return " to ".join(end.removesuffix(" points") for end in ends)
+    suffix = " points" if unit == "share" else f" {unit}"
+    return " to ".join(difference(end, unit).removesuffix(suffix) for end in (change.low, change.high))
 
 
 def arrow(change: Change) -> str:
@@ -98,9 +98,9 @@ def _parts(number: float, unit: str) -> tuple[str, str]:
         return _signed(f"{number / size:.{0 if size == 1 else 1}f}"), name
     if abs(number) >= 1000 or number == int(number):
         return _signed(f"{number:,.0f}"), name
-    if abs(number) < 1e-4:
+    if abs(number) < 0.001:
         return _signed(f"{number:.3g}"), name
-    return _signed(f"{number:.{max(1, 3 - int(log10(max(abs(number), 0.1))))}f}"), name
+    return _signed(f"{number:.{3 if abs(number) < 10 else 1}f}"), name
 
 
 def _signed(digits: str) -> str:

@@ -8,7 +8,7 @@ from posttrain.schema.record import GateResult, RunRecord
 from . import numbers
 from .compare import Change, Comparison, Contrast
 from .text import one_line
-from .view import Cell, Line, Sample, Table, samples, view
+from .view import Line, Sample, Table, samples, view
 
 WIDTH = 100
 NAME = 28  # longest name of a model or a metric shown whole
@@ -25,8 +25,7 @@ def summary(record: RunRecord, ascii_only: bool = False) -> list[str]:
     gates = [[_name(s.name), *_gate(gate)] for s in record.stages for gate in s.gates]
     if gates:
         lines += ["", "gates", *aligned(gates, left=2)]
-    alerts = [f"! {s.name}: {alert}" for s in record.stages for alert in s.alerts]
-    notices = [*alerts, *(f"! {warning}" for warning in record.warnings)]
+    notices = [f"! {text}" for text in (*shown.problems, *shown.warnings)]
     if notices:
         lines += ["", *notices]
     return _finished(lines, ascii_only)
@@ -36,7 +35,7 @@ def comparison(found: Comparison, ascii_only: bool = False, most: int = 5) -> li
     """`posttrain compare A B`: every metric that both have, flips, wins, and up to `most` samples."""
     if not found.changes:
         return _finished([f"{found.before} and {found.after} have no measurement in common."], ascii_only)
-    head = ["", _name(found.before), _name(found.after), "difference", "95 % interval", ""]
+    head = ["", _name(found.before, 12), _name(found.after, 12), "difference", "95 % interval", ""]
     lines = aligned([head, *map(_change, found.changes)])
     flips = [_flips(contrast) for contrast in found.contrasts if contrast.p is not None]
     if flips:
@@ -82,7 +81,7 @@ def _column(title: tuple[str, str], place: int, lines: Sequence[Line]) -> list[s
     """One metric of every model, each cell as wide as the widest: number, then what became of it."""
     cells = [line.cells[place] for line in lines]
     values = [numbers.value(cell.metric) if cell else "–" for cell in cells]
-    words = [_word(cell) for cell in cells]
+    words = [_word(cell.change) if cell and cell.change else "" for cell in cells]
     wide, tail = max(map(len, values)), max(map(len, words))
     head = f"{one_line(title[0])}.{one_line(title[1])}"
     head = head if len(head) <= NAME else _name(title[0])
@@ -97,11 +96,9 @@ def _block(names: Sequence[str], columns: Sequence[Sequence[str]]) -> Iterator[s
         yield f"{row[0]:<{wide}}  {'  '.join(row[1:])}".rstrip()
 
 
-def _word(cell: Cell | None) -> str:
-    if cell is None or cell.change is None:
-        return ""
-    verdict = cell.change.verdict
-    return numbers.arrow(cell.change) if verdict == "no clear change" else f"{numbers.arrow(cell.change)} {verdict}"
+def _word(change: Change) -> str:
+    """`▲ better`; no clear change is ≈ alone, for the sake of the width."""
+    return f"{numbers.arrow(change)} {change.verdict}".removesuffix(" no clear change")
 
 
 def _change(change: Change) -> list[str]:
@@ -111,7 +108,7 @@ def _change(change: Change) -> list[str]:
         numbers.value(change.after),
         numbers.difference(change.difference, change.after.unit),
         numbers.difference_interval(change),
-        f"{numbers.arrow(change)} {change.verdict}",
+        _word(change),
     ]
 
 
@@ -142,8 +139,8 @@ def _sample(sample: Sample, found: Comparison) -> Iterator[str]:
     yield f"  {names[1]:<{wide}}  {after.output}"
 
 
-def _name(name: str) -> str:
-    return one_line(name, NAME)
+def _name(name: str, limit: int = NAME) -> str:
+    return one_line(name, limit)
 
 
 def _finished(lines: Sequence[str], ascii_only: bool) -> list[str]:

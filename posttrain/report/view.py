@@ -72,7 +72,8 @@ class StageView:
 
 @dataclass(frozen=True)
 class RunView:
-    """A run. `whole` compares the base with the last model of the trunk."""
+    """A run. `whole` compares the base with the last model of the trunk. `problems` are failed stages and gates,
+    `warnings` those of the run and the alerts of its stages."""
 
     record: RunRecord
     table: Table
@@ -80,14 +81,19 @@ class RunView:
     wins: tuple[Win, ...]
     trunk: tuple[str, ...]
     whole: Comparison | None
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def view(record: RunRecord) -> RunView:
     """Everything that the reports of a run show."""
     models = {model.name: model for model in record.models}
-    compared = {s.name: compare(models[s.source], models[s.model]) for s in record.stages if _has_models(s, models)}
+    compared = {
+        stage.name: compare(models[stage.source], models[stage.model])
+        for stage in record.stages
+        if stage.model in models and stage.source in models and stage.model != stage.source
+    }
     lanes, trunk = _tree(record)
-    ends = models[trunk[0]] if trunk else None, models[trunk[-1]] if trunk else None
     return RunView(
         record=record,
         table=table(record, compared),
@@ -96,8 +102,19 @@ def view(record: RunRecord) -> RunView:
         ),
         wins=tuple(_wins(compared.values())),
         trunk=trunk,
-        whole=compare(*ends) if ends[0] and ends[1] and len(trunk) > 1 else None,
+        whole=compare(models[trunk[0]], models[trunk[-1]]) if len(trunk) > 1 else None,
+        problems=tuple(_problems(record)),
+        warnings=(*record.warnings, *(f"{stage.name}: {alert}" for stage in record.stages for alert in stage.alerts)),
     )
+
+
+def _problems(record: RunRecord) -> Iterator[str]:
+    for stage in record.stages:
+        if stage.state == "failed":
+            yield f"{stage.name} failed while running"
+        for gate in stage.gates:
+            if not gate.passed:
+                yield f"{stage.name} fails its gate {gate.rule} (found {gate.value:.4g})"
 
 
 def table(record: RunRecord, compared: Mapping[str, Comparison]) -> Table:
@@ -120,10 +137,6 @@ def _line(model: ModelRecord, columns: Mapping[str, str], compared: Comparison |
         change = compared.change(measure, name) if compared else None
         cells.append(Cell(metric, change) if metric else None)
     return Line(model.name, compared.before if compared else "", tuple(cells))
-
-
-def _has_models(stage: StageRecord, models: Mapping[str, ModelRecord]) -> bool:
-    return stage.model in models and stage.source in models and stage.model != stage.source
 
 
 def _tree(record: RunRecord) -> tuple[dict[str, int], tuple[str, ...]]:
@@ -166,7 +179,7 @@ def _wins(compared: Iterable[Comparison]) -> Iterator[Win]:
 
 
 def samples(compared: Comparison | None, most: int = SAMPLES) -> tuple[Sample, ...]:
-    """Up to `most` rows with readable answers: flips first, then the largest changes, taking turns between measures."""
+    """Up to `most` rows with readable answers: flips first, then the largest changes, measures taking turns."""
     if compared is None:
         return ()
     ordered = [_ordered(contrast) for contrast in compared.contrasts]
@@ -177,7 +190,8 @@ def samples(compared: Comparison | None, most: int = SAMPLES) -> tuple[Sample, .
 def _ordered(contrast: Contrast) -> list[Sample]:
     flips = [pair for turn in zip_longest(contrast.gained, contrast.lost) for pair in turn if pair]
     flipped = {id(pair) for pair in flips}
-    rest = sorted((p for p in contrast.pairs if id(p) not in flipped), key=lambda p: -abs(p[1].score - p[0].score))
+    rest = [pair for pair in contrast.pairs if id(pair) not in flipped]
+    rest.sort(key=lambda pair: -abs(pair[1].score - pair[0].score))
     return [
         Sample(contrast.measure, _what(pair, contrast), pair)
         for pair in [*flips, *rest]
@@ -190,7 +204,8 @@ def _what(pair: Pair, contrast: Contrast) -> str:
     if contrast.p is not None:
         words = ["right" if row.score == 1 else "wrong" for row in pair]
         return f"{words[0]} → {words[1]}" if words[0] != words[1] else f"{words[0]} both times"
-    return f"score {before.score:.3g} → {after.score:.3g}" if before.score != after.score else f"score {after.score:.3g}"
+    change = f"{before.score:.3g} → " if before.score != after.score else ""
+    return f"score {change}{after.score:.3g}"
 
 
 def _dullness(sample: Sample) -> int:
