@@ -138,5 +138,7 @@ def short(number: float) -> str:
 def rows(points: Sequence[XY], most: int = 40) -> list[tuple[str, str]]:
     """The curve as a table of at most `most` lines, evenly taken, always with the first and the last."""
     last = len(points) - 1
-    chosen = sorted({round(i * last / max(1, most - 1)) for i in range(most)}) if last >= most else range(last + 1)
+    chosen = (
+        sorted({round(i * last / max(1, most - 1)) for i in range(most)}) if last >= most else range(last + 1)
+    )
     return [(plain(points[i][0]), plain(points[i][1])) for i in chosen]

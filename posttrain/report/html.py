@@ -6,11 +6,9 @@ the escaping would still do nothing.
 
 import base64
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,6 +16,7 @@ from markupsafe import Markup
 from posttrain.schema.record import Point, RunRecord
 
 from . import charts, numbers, text
+from .flat import flat
 from .view import view
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -57,19 +56,6 @@ def curves(points: tuple[Point, ...], stage: str, identity: str) -> list[Curve]:
     return [curve for curve in drawn if curve.drawing]
 
 
-def settings(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Settings or facts as they are written in a recipe, nested ones by their dotted path."""
-    flat: list[tuple[str, str]] = []
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat += [(f"{name}.{inner}", shown) for inner, shown in settings(value)]
-        elif isinstance(value, list | tuple):
-            flat.append((str(name), ", ".join(map(str, value)) or "none"))
-        else:
-            flat.append((str(name), "none" if value is None else str(value)))
-    return flat
-
-
 @cache
 def _environment() -> Environment:
     found = Environment(
@@ -88,7 +74,7 @@ def _environment() -> Environment:
         "plain": numbers.plain,
         "chance": numbers.chance,
         "arrow": numbers.arrow,
-        "settings": settings,
+        "flat": flat,
     }
     found.globals |= {"numbers": numbers, "share_chart": charts.share, "curves": curves}
     return found

@@ -18,12 +18,21 @@ LIMIT = 400  # characters of a prompt or an answer
 def markdown(record: RunRecord) -> str:
     """The whole report of a run."""
     shown = view(record)
-    parts = [f"# Report of {code(record.name)}", lead(shown), *_warnings(shown), *_overview(shown), *_stages(shown)]
+    parts = [
+        f"# Report of {code(record.name)}",
+        lead(shown),
+        *_warnings(shown),
+        *_overview(shown),
+        *_stages(shown),
+    ]
     parts += [part for stage in shown.stages for part in _stage(stage)]
     if record.recipe:
         parts += ["## Recipe", fence(record.recipe, language="yaml")]
     if record.machine:
-        parts += ["## Machine and versions", grid(("", ""), [(code(k), code(v)) for k, v in record.machine.items()])]
+        parts += [
+            "## Machine and versions",
+            grid(("", ""), [(code(k), code(v)) for k, v in record.machine.items()]),
+        ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -116,7 +125,7 @@ def _stages(shown: RunView) -> Iterator[str]:
             f"{'· ' * part.lane}{code(part.stage.name)}",
             code(part.stage.method),
             code(part.stage.source) if part.stage.source else "–",
-            part.stage.state,
+            code(part.stage.state),
             numbers.seconds(part.stage.seconds),
             _gates(part.stage),
         ]

@@ -1,5 +1,6 @@
 """Numbers as people read them: a unit decides the digits, a difference always carries its sign."""
 
+import re
 from math import isfinite
 
 from posttrain.schema.findings import Metric
@@ -7,14 +8,14 @@ from posttrain.schema.findings import Metric
 from .compare import Change
 
 SI = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-UNITLESS = ("count", "ratio", "")
+SHORT = {"count": "", "ratio": "", "tokens/s": "tok/s"}
 
 
 def value(metric: Metric) -> str:
     """A metric's number with its unit.
 
     >>> value(Metric(0.625)), value(Metric(9_640_000, unit="bytes")), value(Metric(1234.5, unit="tokens/s"))
-    ('62.5 %', '9.6 MB', '1,234 tokens/s')
+    ('62.5 %', '9.6 MB', '1,234 tok/s')
     """
     return measured(metric.value, metric.unit)
 
@@ -51,8 +52,8 @@ def difference_interval(change: Change) -> str:
     if change.low is None or change.high is None:
         return ""
     unit = change.after.unit
-    suffix = " points" if unit == "share" else f" {unit}"
-    return " to ".join(difference(end, unit).removesuffix(suffix) for end in (change.low, change.high))
+    tail = " points" if unit == "share" else f" {suffix(unit)}"
+    return " to ".join(difference(end, unit).removesuffix(tail) for end in (change.low, change.high))
 
 
 def arrow(change: Change) -> str:
@@ -86,9 +87,14 @@ def plain(number: float) -> str:
     return _parts(number, "")[0]
 
 
+def suffix(unit: str) -> str:
+    """What stands behind a number; units come from measures anyone may write, so nothing but a short word passes."""
+    return SHORT[unit] if unit in SHORT else re.sub(r"[^\w/ ]", "", unit)[:16]
+
+
 def _parts(number: float, unit: str) -> tuple[str, str]:
     """The digits and what stands behind them."""
-    name = "" if unit in UNITLESS else unit
+    name = suffix(unit)
     if not isfinite(number):
         return ("not a number" if number != number else "−∞" if number < 0 else "∞"), ""
     if unit == "share":

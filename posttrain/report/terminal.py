@@ -12,7 +12,9 @@ from .view import Line, Sample, Table, samples, view
 
 WIDTH = 100
 NAME = 28  # longest name of a model or a metric shown whole
-ASCII = str.maketrans({"▲": "^", "▼": "v", "≈": "~", "→": ">", "–": "-", "−": "-", "…": "~", "±": " ", "✓": "+", "✕": "x"})
+ASCII = str.maketrans(
+    {"▲": "^", "▼": "v", "≈": "~", "→": ">", "–": "-", "−": "-", "…": "~", "±": " ", "✓": "+", "✕": "x"}
+)
 
 
 def summary(record: RunRecord, ascii_only: bool = False) -> list[str]:
@@ -49,11 +51,19 @@ def comparison(found: Comparison, ascii_only: bool = False, most: int = 5) -> li
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Rows as columns two blanks apart: the first `left` and the last aligned left, the others right."""
+    """Rows as columns two blanks apart: the first `left` and the last aligned left, the others right.
+
+    Where all are too wide together, the first gives way.
+    """
     widths = [max(len(cell) for cell in column) for column in zip(*rows)]
     last = len(widths) - 1
+    widths[0] = min(widths[0], max(12, WIDTH - sum(width + 2 for width in widths[1:]) - 2))
+    rows = [(one_line(row[0], widths[0]), *row[1:]) for row in rows]
     padded = (
-        [cell.ljust(w) if i < left or i == last else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]
+        [
+            cell.ljust(w) if i < left or i == last else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths))
+        ]
         for row in rows
     )
     return [f"  {'  '.join(row)}".rstrip() for row in padded]
@@ -114,7 +124,13 @@ def _change(change: Change) -> list[str]:
 
 def _win(who: str, by: str, share: Estimate) -> list[str]:
     bounds = numbers.interval(share.low, share.high, "share")
-    return [one_line(who, 2 * NAME), one_line(by, NAME), numbers.measured(share.value, "share"), bounds, f"{share.n} rows"]
+    return [
+        one_line(who, 2 * NAME),
+        one_line(by, NAME),
+        numbers.measured(share.value, "share"),
+        bounds,
+        f"{share.n} rows",
+    ]
 
 
 def _gate(gate: GateResult) -> list[str]:
@@ -146,4 +162,6 @@ def _name(name: str, limit: int = NAME) -> str:
 def _finished(lines: Sequence[str], ascii_only: bool) -> list[str]:
     """Every line made safe and cut to the width, whatever was put into it."""
     safe = [one_line(line, WIDTH) for line in lines]
-    return [line.translate(ASCII).encode("ascii", "replace").decode() for line in safe] if ascii_only else safe
+    return (
+        [line.translate(ASCII).encode("ascii", "replace").decode() for line in safe] if ascii_only else safe
+    )

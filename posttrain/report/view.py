@@ -12,6 +12,7 @@ from posttrain.schema.findings import Metric
 from posttrain.schema.record import ModelRecord, RunRecord, StageRecord
 
 from .compare import Change, Comparison, Contrast, Pair, compare
+from .numbers import plain
 
 SAMPLES = 8
 
@@ -98,13 +99,17 @@ def view(record: RunRecord) -> RunView:
         record=record,
         table=table(record, compared),
         stages=tuple(
-            StageView(s, lanes[s.name], compared.get(s.name), samples(compared.get(s.name))) for s in record.stages
+            StageView(s, lanes[s.name], compared.get(s.name), samples(compared.get(s.name)))
+            for s in record.stages
         ),
         wins=tuple(_wins(compared.values())),
         trunk=trunk,
         whole=compare(models[trunk[0]], models[trunk[-1]]) if len(trunk) > 1 else None,
         problems=tuple(_problems(record)),
-        warnings=(*record.warnings, *(f"{stage.name}: {alert}" for stage in record.stages for alert in stage.alerts)),
+        warnings=(
+            *record.warnings,
+            *(f"{stage.name}: {alert}" for stage in record.stages for alert in stage.alerts),
+        ),
     )
 
 
@@ -114,7 +119,7 @@ def _problems(record: RunRecord) -> Iterator[str]:
             yield f"{stage.name} failed while running"
         for gate in stage.gates:
             if not gate.passed:
-                yield f"{stage.name} fails its gate {gate.rule} (found {gate.value:.4g})"
+                yield f"{stage.name} fails its gate {gate.rule} (found {plain(gate.value)})"
 
 
 def table(record: RunRecord, compared: Mapping[str, Comparison]) -> Table:
@@ -149,7 +154,8 @@ def _tree(record: RunRecord) -> tuple[dict[str, int], tuple[str, ...]]:
         children.setdefault(stage.source, []).append(stage)
     height: dict[str, int] = {}
     for stage in reversed(record.stages):
-        height[stage.name] = 1 + max((height.get(child.name, 0) for child in children.get(stage.name, ())), default=0)
+        below = (height.get(child.name, 0) for child in children.get(stage.name, ()))
+        height[stage.name] = 1 + max(below, default=0)
     heirs = {source: _heir(stages, height) for source, stages in children.items()}
     lanes: dict[str, int] = {}
     for stage in record.stages:

@@ -55,7 +55,9 @@ def graded(name: str, share: float, seed: int, n: int = 200) -> Findings:
                 score=float(right),
                 prompt=f"What is {i} plus 17? Answer with the number.",
                 expected=answer,
-                output=answer if right else f"It is about {draw.randrange(90)}, I think.\nMaybe {draw.randrange(90)}.",
+                output=answer
+                if right
+                else f"It is about {draw.randrange(90)}, I think.\nMaybe {draw.randrange(90)}.",
                 task=task,
             )
         )
@@ -69,11 +71,19 @@ def style(mean: float, seed: int) -> Findings:
     """A measure with scores between 0 and 1."""
     draw = Random(seed)
     rows = tuple(
-        Graded(f"style/{i}", round(min(1, max(0, draw.gauss(mean, 0.2))), 3), f"How do I oil hinge {i}?", "", "So. " * seed)
+        Graded(
+            f"style/{i}",
+            round(min(1, max(0, draw.gauss(mean, 0.2))), 3),
+            f"How do I oil hinge {i}?",
+            "",
+            "So. " * seed,
+        )
         for i in range(120)
     )
     found = bootstrap_mean([row.score for row in rows])
-    return Findings("style", "judge", {"mean": Metric(found.value, found.n, found.low, found.high, "ratio")}, rows)
+    return Findings(
+        "style", "judge", {"mean": Metric(found.value, found.n, found.low, found.high, "ratio")}, rows
+    )
 
 
 def model(name: str, chat: float, mean: float, bits: float, seed: int, size: int = 9_640_000) -> ModelRecord:
@@ -133,7 +143,13 @@ def run() -> RunRecord:
             model("few_shot", 0.31, 0.37, 1.412, 4, 9_640_500),
         ),
         seconds=161.3,
-        machine={"cpu": "2 cores", "memory": "16.8 GB", "torch": "2.13.0", "transformers": "5.17.0", "python": "3.11.9"},
+        machine={
+            "cpu": "2 cores",
+            "memory": "16.8 GB",
+            "torch": "2.13.0",
+            "transformers": "5.17.0",
+            "python": "3.11.9",
+        },
         warnings=("12 rows of lab:chat/train are longer than 512 tokens and were cut",),
     )
 
@@ -146,10 +162,13 @@ def attack() -> RunRecord:
     def found(score: int) -> Findings:
         rows = [Graded(text, (i + score) % 2, text, text, text, text) for i, text in enumerate(evil)]
         rows.append(Graded("long", score, "long", "", f"<b>{score}" * 250_000))
-        return Findings(evil[4], evil[0], {evil[i]: Metric(0.5 + score / 9, 9, unit=evil[i]) for i in (0, 4)}, tuple(rows))
+        return Findings(
+            evil[4], evil[0], {evil[i]: Metric(0.5 + score / 9, 9, unit=evil[i]) for i in (0, 4)}, tuple(rows)
+        )
 
     models = tuple(
-        ModelRecord(text, text, text, text, 5, {evil[4]: found(i), evil[1]: found(i)}) for i, text in enumerate(evil[:2])
+        ModelRecord(text, text, text, text, 5, {evil[4]: found(i), evil[1]: found(i)})
+        for i, text in enumerate(evil[:2])
     )
     stages = tuple(
         StageRecord(

@@ -1,0 +1,151 @@
+"""A model card: where a model comes from, what it learnt from, with which settings, and what was measured before and after.
+
+Written in Markdown with the front matter that the Hugging Face Hub reads. It says nothing that the record does not hold.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from posttrain.schema.errors import UsageError, nearest
+from posttrain.schema.record import ModelRecord, RunRecord, StageRecord
+
+from . import numbers
+from .compare import compare
+from .flat import flat
+from .markdown import changes, grid
+from .text import code, fence
+
+FRONT = """---
+library_name: {library}
+pipeline_tag: text-generation
+tags:
+- posttrain
+---"""
+
+LOAD_DENSE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
+
+LOAD_ADAPTER = """from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
+
+LOAD = {"dense": LOAD_DENSE, "gptq": LOAD_DENSE, "awq": LOAD_DENSE, "adapter": LOAD_ADAPTER}
+
+
+def card(record: RunRecord, model_name: str) -> str:
+    """The card of one model of a run. Raises UsageError when the run has no model of that name."""
+    models = {model.name: model for model in record.models}
+    if model_name not in models:
+        raise UsageError(
+            f"The run {record.name!r} has no model {model_name!r}. {nearest(model_name, models)}"
+        )
+    model, stages = models[model_name], lineage(record, model_name)
+    base = models.get(stages[0].source) if stages else None
+    parts = [
+        FRONT.format(library="peft" if model.form == "adapter" else "transformers"),
+        f"# {code(model.name)}",
+        _origin(record, model, stages, base),
+        *_lineage(stages),
+        *_data(stages),
+        *_measured(base, model),
+        *_settings(stages),
+        *_loading(model),
+    ]
+    if record.recipe:
+        parts += ["## Recipe", f"`posttrain run` with this file makes {code(record.name)} again:"]
+        parts += [fence(record.recipe, language="yaml")]
+    return "\n\n".join(parts) + "\n"
+
+
+def lineage(record: RunRecord, model_name: str) -> tuple[StageRecord, ...]:
+    """The stages that lead from the base to a model, in the order they ran."""
+    makers = {stage.model: stage for stage in record.stages if stage.model}
+    chain: list[StageRecord] = []
+    name = model_name
+    while name in makers and makers[name] not in chain:
+        chain.append(makers[name])
+        name = makers[name].source
+    return tuple(reversed(chain))
+
+
+def _origin(
+    record: RunRecord, model: ModelRecord, stages: Sequence[StageRecord], base: ModelRecord | None
+) -> str:
+    size = f"{numbers.measured(model.bytes, 'bytes')}, form {code(model.form)}, digest {code(model.digest)}"
+    if not stages or base is None:
+        return f"The model that the run {code(record.name)} starts from ({size})."
+    way = " → ".join(code(stage.name) for stage in stages)
+    return f"Made by the run {code(record.name)} from {code(base.path or base.name)} through {way} ({size})."
+
+
+def _lineage(stages: Sequence[StageRecord]) -> Iterator[str]:
+    if stages:
+        rows = [[code(s.name), code(s.method), code(s.source), numbers.seconds(s.seconds)] for s in stages]
+        yield "## Lineage"
+        yield grid(("stage", "method", "from", "time"), rows, left=3)
+
+
+def _data(stages: Sequence[StageRecord]) -> Iterator[str]:
+    """What each stage read: as the recipe names it, and what was decided on reading it."""
+    rows = [
+        [code(stage.name), code(source)]
+        for stage in stages
+        for source in dict.fromkeys([*_texts(stage.settings.get("data")), *_texts(stage.facts.get("data"))])
+    ]
+    if rows:
+        yield "## Data"
+        yield grid(("stage", "rows"), rows, left=2)
+
+
+def _texts(value: Any) -> Iterable[str]:
+    if value is None:
+        return []
+    return [_source(part) for part in value] if isinstance(value, list | tuple) else [_source(value)]
+
+
+def _source(value: Any) -> str:
+    """One source of rows: a path, or a mapping with one."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    more = ", ".join(f"{name}: {shown}" for name, shown in flat(value) if name != "path")
+    return f"{value.get('path', '')} ({more})" if more else str(value.get("path", ""))
+
+
+def _measured(base: ModelRecord | None, model: ModelRecord) -> Iterator[str]:
+    """Before and after where there is a before, else what there is."""
+    found = compare(base, model).changes if base else ()
+    alone = [
+        [code(f"{name}.{metric}"), numbers.value(m), numbers.interval(m.low, m.high, m.unit) or "–"]
+        for name, findings in model.findings.items()
+        for metric, m in findings.metrics.items()
+    ]
+    if not alone:
+        return
+    yield "## Measured"
+    if base and found:
+        yield f"Before: {code(base.name)}. After: {code(model.name)}."
+        yield changes(found)
+    else:
+        yield grid(("metric", "value", "95 % interval"), alone)
+
+
+def _settings(stages: Sequence[StageRecord]) -> Iterator[str]:
+    rows = [
+        [code(f"{stage.name}.{name}"), code(value, 200)]
+        for stage in stages
+        for name, value in flat(stage.settings)
+        if name != "data"
+    ]
+    if rows:
+        yield "## Settings"
+        yield grid(("setting", "value"), rows, left=2)
+
+
+def _loading(model: ModelRecord) -> Iterator[str]:
+    if model.form in LOAD:
+        yield "## Use"
+        yield fence(LOAD[model.form], language="python")
