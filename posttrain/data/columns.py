@@ -35,6 +35,8 @@ def find_roles(columns: Iterable[str]) -> dict[str, str]:
     for role, aliases in ALIASES.items():
         if alias := next((alias for alias in aliases if alias in by_name), None):
             roles[role] = by_name.pop(alias)
+    if roles.get("context", "").casefold() == "input" and roles.get("prompt", "").casefold() != "instruction":
+        del roles["context"]  # beside a `prompt`, the `input` is usually in it already
     return roles
 
 
@@ -46,12 +48,19 @@ def given_roles(said: Mapping[str, str], columns: Iterable[str], place: str) -> 
         if role not in ours:
             raise DataError(f"`columns` names the unknown role {role!r}. {nearest(role, ALIASES)}")
         if column not in columns:
-            raise DataError(f"{place} has no column {column!r}. {nearest(column, columns)} Mend `columns: {{{role}: …}}`.")
+            raise DataError(
+                f"{place} has no column {column!r}. {nearest(column, columns)} Mend `columns: {{{role}: …}}`."
+            )
     return {ours[role]: column for role, column in said.items()}
 
 
+def plainly(name: str) -> str:
+    """A column's name as it is shown: short, and inert in a terminal."""
+    return repr(name if len(name) <= 40 else name[:40] + "…")[1:-1]
+
+
 def named(columns: Iterable[str]) -> str:
-    """Columns as an error lists them: quoted, shortened, and not too many."""
-    names = [repr(name if len(name) <= 40 else name[:40] + "…") for name in columns]
+    """Columns as messages list them: not too many."""
+    names = list(map(plainly, columns))
     more = f" and {len(names) - N_NAMED} more" if len(names) > N_NAMED else ""
     return (", ".join(names[:N_NAMED]) or "none") + more

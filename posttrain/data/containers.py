@@ -65,16 +65,18 @@ def records(path: Path) -> Records:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: the gzip data is damaged ({error}). Get the file again.") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}). Check the path and its permissions.") from error
+        raise DataError(
+            f"{path} cannot be read ({error.strerror or error}). Check the path and its permissions."
+        ) from error
 
 
 def _unpacked(file: io.BufferedReader) -> io.BufferedReader:
     """The content: not gzipped, and UTF-8 where it was UTF-16."""
     if file.peek(2).startswith(b"\x1f\x8b"):
-        file = io.BufferedReader(gzip.GzipFile(fileobj=file))  # type: ignore[arg-type]
+        file = io.BufferedReader(gzip.GzipFile(fileobj=file))
     start = file.peek(4)
     if start.startswith(UTF16_MARKS) and not start.startswith(ARROW_MARKS):
-        file = io.BufferedReader(io.BytesIO(file.read().decode("utf-16", "replace").encode()))  # type: ignore[arg-type]
+        file = io.BufferedReader(io.BytesIO(file.read().decode("utf-16", "replace").encode()))
     if file.peek(3).startswith(UTF8_MARK):
         file.read(len(UTF8_MARK))
     return file
@@ -157,7 +159,9 @@ def _json(path: Path, text: bytes) -> Records:
         line = text.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path}:{line}: a byte is not UTF-8. Save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}. Mend that line.") from error
+        raise DataError(
+            f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}. Mend that line."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: JSON that cannot be read: {error}. Write one row a line instead.") from error
     return (_record(f"{path}, row {n}", row) for n, row in enumerate(_rows_of(path, document), start=1))
@@ -243,7 +247,7 @@ def _arrow(path: Path, data: io.BufferedReader) -> Records:
 
     def batches() -> Iterable[Any]:
         if not data.peek(6).startswith(b"ARROW1"):
-            return ipc.open_stream(data)  # type: ignore[no-any-return]
+            return ipc.open_stream(data)
         file = ipc.open_file(data)
         return map(file.get_batch, range(file.num_record_batches))
 

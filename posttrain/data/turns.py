@@ -49,7 +49,9 @@ def text_of(value: Any, what: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise NotReadable(f"{what} holds a byte or half a character that is no Unicode, at {error.start + 1}") from error
+        raise NotReadable(
+            f"{what} holds a byte or half a character that is no Unicode, at {error.start + 1}"
+        ) from error
     return value
 
 
@@ -110,7 +112,9 @@ def dialogue(text: str) -> Messages:
     """The turns of a string `\\n\\nHuman: … \\n\\nAssistant: …`. An empty last turn of the assistant is kept."""
     parts = DIALOGUE_TURN.split("\n\n" + text.lstrip())[1:]
     checked = [text_of(part, "the dialogue").strip() for part in parts]
-    return tuple(Message(ROLE_NAMES[name.lower()], said) for name, said in zip(checked[::2], checked[1::2], strict=True))
+    return tuple(
+        Message(ROLE_NAMES[name.lower()], said) for name, said in zip(checked[::2], checked[1::2], strict=True)
+    )
 
 
 def history_of(value: Any) -> Messages:
@@ -123,7 +127,10 @@ def history_of(value: Any) -> Messages:
     for pair in value:
         if not isinstance(pair, list) or len(pair) != 2:
             raise NotReadable("the history must be a list of [question, answer]")
-        turns += [Message("user", text_of(pair[0], "the history")), Message("assistant", text_of(pair[1], "the history"))]
+        turns += [
+            Message("user", text_of(pair[0], "the history")),
+            Message("assistant", text_of(pair[1], "the history")),
+        ]
     return tuple(turns)
 
 
