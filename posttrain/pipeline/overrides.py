@@ -74,7 +74,7 @@ def _place(tree: Node, path: str, where: str) -> Place:
     if head not in entries:
         hint = nearest(head, [str(name) for name in (*entries, *PLAIN)])
         raise _wrong(f"there is no stage, measure or key {head!r} in the recipe. {hint}", where)
-    return _inside(tree, entries[head], rest, where)
+    return _inside(tree, entries[head], path, rest, where)
 
 
 def named(tree: Node, part: str, above: Place = ()) -> Iterator[tuple[str, Place]]:
@@ -105,17 +105,17 @@ def short(method: str) -> str:
     return method.rpartition(":")[2].lower() if ":" in method else method
 
 
-def _inside(tree: Node, place: Place, rest: Sequence[str], where: str) -> Place:
-    """`place` lengthened by the rest of a path; a key may itself hold dots, as the metrics of gates do."""
+def _inside(tree: Node, place: Place, path: str, rest: Sequence[str], where: str) -> Place:
+    """`place` lengthened by the rest of `path`; a key may itself hold dots, as the metrics of gates do."""
     node = _at(tree, place) or Node()
     while rest:
         joined = [".".join(rest[:n]) for n in range(len(rest), 0, -1)]
+        at = path.removesuffix(f".{joined[0]}")
         key = next((key for key in joined if child_of(node, key)), rest[0])
         if node.value is not None and not isinstance(node.value, dict | list):
-            at = ".".join(place[2:])
             raise _wrong(f"{at} is {_shown(node)}, which has no {key!r} inside. Set it as a whole: {at}=…", where)
         if isinstance(node.value, list) and not child_of(node, key):
-            raise _wrong(f"{'.'.join(place[2:])} is a list of {len(node.value)}. Count from 0.", where)
+            raise _wrong(f"{at} is a list of {len(node.value)}. Count from 0.", where)
         place, node, rest = (*place, key), child_of(node, key) or Node(), rest[key.count(".") + 1 :]
     return place
 

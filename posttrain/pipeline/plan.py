@@ -115,6 +115,11 @@ def unrolled(entries: Sequence[Entry | Repeat], rounds: str = "") -> Iterator[tu
                 yield from unrolled(entry.stages, f"{rounds}@{turn}")
 
 
+def names_in(entries: Sequence[Entry | Repeat]) -> set[str]:
+    """What the stages of a recipe are called, whatever their rounds."""
+    return {name for e in entries for name in ({e.name} if isinstance(e, Entry) else names_in(e.stages))}
+
+
 @dataclass
 class _Wiring:
     """What is known while the plan is made, step by step. A form or kind is None where it cannot be known."""
@@ -161,7 +166,7 @@ class _Wiring:
         node = entry.node.nearest("from")
         found = self.resolve(entry.source, rounds)
         if found is None:
-            models = [name for name, kind in self.kinds.items() if kind == "model"]
+            models = [name for name, kind in self.kinds.items() if kind != "dataset"]
             self.wrong(node, f"{entry.name}: no earlier stage is called {entry.source!r}. {nearest(entry.source, models)}")
             return self.current
         if self.kinds[found] == "dataset":
@@ -211,9 +216,8 @@ class _Wiring:
 
     def wire(self, entry: Entry, kind: str, named: str | Rows, node: Node, rounds: str, later: bool) -> Input:
         name, rows = (named.path, named) if isinstance(named, Rows) else (named, None)
-        stages = {stage.name for stage, _ in unrolled(self.recipe.stages)}
         found = self.resolve(name, rounds) if NAME.fullmatch(name) else None
-        if found is None and name in stages:
+        if found is None and name in names_in(self.recipe.stages):
             cure = "A measure reads what exists before the run: name a file or a folder." if later else "Move it up."
             self.wrong(node, f"{entry.name}: {name!r} is made later than it is read. {cure}")
         if found is None:

@@ -1,0 +1,155 @@
+"""A plan is wired and checked before anything is loaded."""
+
+import pytest
+
+from posttrain.pipeline import listing
+from posttrain.pipeline.plan import Plan, check, load, plan
+from posttrain.pipeline.recipe import draft
+from posttrain.schema.errors import RecipeError
+
+SUITE = "measure: [{pipeline_fakes:Score: {name: chat, data: test.jsonl}}, pipeline_fakes:Weigh]"
+
+
+def planned(stages: str, *, suite: str = SUITE) -> Plan:
+    return load(f"name: demo\nmodel: some/model\n{suite}\nstages:\n{stages}", "demo.yaml")
+
+
+def refused(stages: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        planned(stages)
+    return str(caught.value)
+
+
+def sources(found: Plan) -> dict[str, str]:
+    return {step.name: step.source for step in found.steps}
+
+
+def test_a_stage_takes_the_last_model_and_generators_do_not_move_it() -> None:
+    found = planned("""
+  - pipeline_fakes:Tune: {data: rows.jsonl}
+  - pipeline_fakes:Write: {data: rows.jsonl}
+  - pipeline_fakes:Tune: {name: second, data: [write, {path: rows.jsonl, take: 3}]}
+  - pipeline_fakes:Compress: {from: tune}
+  - pipeline_fakes:Tune: {name: third, from: base, data: rows.jsonl}
+""")
+    assert sources(found) == {"tune": "base", "write": "tune", "second": "tune", "compress": "tune", "third": "base"}
+    data = found.steps[2].inputs["data"]
+    assert [(source.name, source.step) for source in data] == [("write", "write"), ("rows.jsonl", None)]
+    assert data[1].rows is not None and data[1].rows.take == 3
+    assert [source.name for source in found.outside()] == ["test.jsonl", *["rows.jsonl"] * 4]
+
+
+def test_forms_are_checked_and_the_cure_is_named() -> None:
+    message = refused("""
+  - pipeline_fakes:Tune: {data: rows.jsonl}
+  - pipeline_fakes:Compress
+  - pipeline_fakes:Tune: {name: second, data: rows.jsonl}
+""")
+    assert message == "demo.yaml:8: 'second' takes dense weights, and 'compress' holds gptq ones. Write `from: tune`."
+
+
+def test_an_adapter_is_cured_by_merging_it() -> None:
+    assert "Insert `- merge` before it, or write `from: base`." in refused("""
+  - pipeline_fakes:Adapt: {data: rows.jsonl}
+  - pipeline_fakes:Compress
+""")
+    found = planned("""
+  - pipeline_fakes:Adapt: {data: rows.jsonl}
+  - pipeline_fakes:Fold
+  - pipeline_fakes:Compress
+""")
+    assert [step.form for step in found.steps] == ["adapter", "dense", "gptq"]
+
+
+def test_the_form_of_the_base_counts() -> None:
+    recipe, _ = draft("model: m\nstages: [pipeline_fakes:Compress]")
+    assert plan(recipe).steps[0].form == "gptq"
+    with pytest.raises(RecipeError, match="'base' holds gguf ones. Begin with a model of that form"):
+        plan(recipe, "gguf")
+
+
+def test_rounds_are_unrolled_and_names_mean_this_round() -> None:
+    found = planned("""
+  - repeat:
+      times: 2
+      stages:
+        - pipeline_fakes:Write: {data: rows.jsonl}
+        - pipeline_fakes:Tune: {data: write}
+  - pipeline_fakes:Compress: {from: tune}
+  - pipeline_fakes:Tune: {name: last, from: base, data: write}
+""")
+    assert sources(found) == {
+        "write@1": "base", "tune@1": "base", "write@2": "tune@1", "tune@2": "tune@1", "compress": "tune@2", "last": "base",
+    }  # fmt: skip
+    assert [step.inputs["data"][0].step for step in found.steps if step.name.startswith(("tune", "last"))] == [
+        "write@1", "write@2", "write@2",
+    ]  # fmt: skip
+
+
+def test_rounds_within_rounds() -> None:
+    found = planned("""
+  - repeat:
+      times: 2
+      stages:
+        - pipeline_fakes:Write: {data: rows.jsonl}
+        - repeat: {times: 2, stages: [pipeline_fakes:Tune: {data: write}]}
+""")
+    wired = {step.name: step.inputs["data"][0].step for step in found.steps if step.makes_model}
+    assert wired == {"tune@1@1": "write@1", "tune@1@2": "write@1", "tune@2@1": "write@2", "tune@2@2": "write@2"}
+
+
+def test_too_many_rounds_are_refused() -> None:
+    assert "more than 1000 steps" in refused("  - repeat: {times: 999999999, stages: [pipeline_fakes:Compress: {from: base}]}\n")
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ("  - pipeline_fakes:Compress: {from: bass}", "no earlier stage is called 'bass'. Did you mean 'base'?"),
+        ("  - pipeline_fakes:Compress: {from: compress}", "no earlier stage is called 'compress'"),
+        ("  - pipeline_fakes:Tune: {data: write}\n  - pipeline_fakes:Write: {data: x.jsonl}", "'write' is made later than it is read"),
+        ("  - pipeline_fakes:Compress\n  - pipeline_fakes:Write: {from: base, data: compress}", "'compress' makes a model, and rows is wanted"),
+        ("  - pipeline_fakes:Write: {data: x}\n  - pipeline_fakes:Compress: {from: write}", "makes data, and `from` wants a model"),
+        ("  - pipeline_fakes:Write: {data: x, gate: {chat.accuracy: {at_least: 1}}}", "makes data, which no measure judges"),
+        ("  - pipeline_fakes:Compress: {gate: {weigh.bytes: {at_most: 1}}}", "'compress' is not measured with 'weigh'"),
+        ("  - pipeline_fakes:Compress: {measure: false, gate: {chat.accuracy: {at_least: 1}}}", "'compress' is not measured with 'chat'"),
+    ],
+)
+def test_wrong_wires(stages: str, message: str) -> None:
+    assert message in refused(stages)
+
+
+def test_a_measure_cannot_read_what_the_run_makes() -> None:
+    with pytest.raises(RecipeError, match="A measure reads what exists before the run"):
+        planned("  - pipeline_fakes:Write: {data: x}\n", suite="measure: [pipeline_fakes:Score: {data: write}]")
+
+
+def test_a_broken_stage_brings_no_false_alarms() -> None:
+    message = refused("""
+  - pipeline_fakes:Tune: {data: rows.jsonl, stength: 3}
+  - pipeline_fakes:Compress: {from: tune, gate: {chat.accuracy: {drop_at_most: 0.1}}}
+""")
+    assert message.count("\n") == 0 and "Did you mean 'strength'?" in message
+
+
+def test_every_model_gets_the_measures_that_can_load_it() -> None:
+    found = planned("  - pipeline_fakes:Compress\n  - pipeline_fakes:Write: {from: base, data: x}\n  - pipeline_fakes:Tune: {from: base, data: x, measure: false}\n")
+    assert found.suite == {"base": ("chat", "weigh"), "compress": ("chat",), "tune": ()}
+    assert found.notes == ("compress is not measured with weigh: no measure of gptq weights",)
+
+
+def test_the_listing_says_what_goes_where() -> None:
+    found = planned("  - pipeline_fakes:Tune: {data: rows.jsonl, gate: {chat.accuracy: {at_least: 0.5}}}\n")
+    text = listing.as_text(found, {"tune": "made", "chat of base": "kept", "weigh of base": "made"})
+    base, tune, gate = text.splitlines()
+    assert base.split() == "base some/model measured: chat, weigh (1 of 2 kept)".split()
+    assert tune.split()[:9] == "tune pipeline_fakes:Tune from base data rows.jsonl -> dense made".split()
+    assert gate == "gate after tune: chat.accuracy at_least 0.5"
+    shown = listing.as_json(found, {"tune": "made"})
+    assert shown["steps"][0]["inputs"] == {"model": ["base"], "data": ["rows.jsonl"]}
+    assert shown["steps"][0]["state"] == "made"
+
+
+def test_problems_of_a_plan_come_with_those_of_its_recipe() -> None:
+    recipe, wrong = draft("modle: x\nmodel: m\nstages: [pipeline_fakes:Compress: {from: bsae}]", "demo.yaml")
+    assert len(wrong) == 1 and len(check(recipe)[1]) == 1
