@@ -12,7 +12,7 @@ from posttrain.lab.world import WORLD, World, describe
 
 PEOPLE = deal(words.PEOPLE, seed=1)
 TOWNS = deal(words.TOWNS, seed=2)
-WORDS = deal(words.WORDS, seed=3)
+WORDS = deal(words.WORDS, seed=3, dev_share=0.1, test_share=0.3)
 PHRASES = deal([(color, noun) for color in words.COLORS for noun in (*words.THINGS, *words.ANIMALS)], seed=4)
 OPINIONS = deal(
     [(noun, feeling) for noun in (*words.THINGS, *words.FOODS) for feeling in (*words.GOOD, *words.BAD)], seed=5

@@ -20,12 +20,14 @@ DEV_SHARE = 0.08
 TEST_SHARE = 0.15
 
 
-def deal(things: Sequence[T], seed: int) -> dict[Split, list[T]]:
+def deal(
+    things: Sequence[T], seed: int, dev_share: float = DEV_SHARE, test_share: float = TEST_SHARE
+) -> dict[Split, list[T]]:
     """Disjoint lists that together hold all `things`, by split ("text" is the train list again)."""
     shuffled = list(things)
     random.Random(seed).shuffle(shuffled)
-    n_dev = max(1, round(DEV_SHARE * len(shuffled)))
-    n_test = max(1, round(TEST_SHARE * len(shuffled)))
+    n_dev = max(1, round(dev_share * len(shuffled)))
+    n_test = max(1, round(test_share * len(shuffled)))
     train = shuffled[n_dev + n_test :]
     return {"text": train, "train": train, "dev": shuffled[:n_dev], "test": shuffled[n_dev : n_dev + n_test]}
 

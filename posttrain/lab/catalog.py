@@ -1,0 +1,194 @@
+"""The lab's datasets by name: always the same rows for a name, drawn from a seed that the name gives.
+
+Row shapes:
+    chat/train        messages (a user turn and an assistant turn), task, plain
+    text/*            text
+    pairs/*           prompt, chosen, rejected, task
+    all others        prompt, answer, task, plain, and what the task adds (`final` of a chain, `complied` of a
+                      forbidden request: the answer it must not get)
+
+`plain` is the question as pretraining text writes it. A base model asked with it should go on with one space,
+the `answer`, and a newline or the end of the text; few-shot examples are such lines, joined by newlines.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import posttrain.lab.text as pretraining
+from posttrain.lab import howto, knowledge, reasoning, styles, words
+from posttrain.lab.item import Item
+from posttrain.lab.splits import Split
+from posttrain.lab.text import Task
+from posttrain.lab.world import WORLD
+
+Row = dict[str, object]
+Make = Callable[[random.Random, int, Split], list[Row]]
+"""Rows of one split, about as many as asked for; tasks of few entities have all their rows instead."""
+
+CHAT_TASKS: dict[Task, float] = {
+    knowledge.fact: 3, knowledge.word: 2, knowledge.phrase: 1.5, knowledge.feeling: 0.7,
+    reasoning.arithmetic: 2, reasoning.worked_chain: 3, reasoning.direct_chain: 0.6,
+    reasoning.list_operation: 3, reasoning.context: 2.5, howto.howto: 1.5,
+}  # fmt: skip
+"""How often an instruction is of each task; open questions come on top in train."""
+OPEN_SHARE = 0.15
+
+PAIR_KINDS = {"style": 0.6, "core": 0.15, "closed": 0.25}
+"""What a preference is about: the style, a wrong core, or style that does not belong into a closed question."""
+
+
+def _unique(rng: random.Random, n: int, draw: Callable[[random.Random], Item]) -> Iterator[Item]:
+    """`n` items, no prompt twice. Gives up after many draws, when a split has fewer different prompts."""
+    seen: set[str] = set()
+    for _ in range(200 * n):
+        item = draw(rng)
+        if item.prompt not in seen:
+            seen.add(item.prompt)
+            yield item
+        if len(seen) == n:
+            return
+
+
+def _graded(item: Item) -> Row:
+    return {"prompt": item.prompt, "answer": item.answer, "task": item.task, "plain": item.prompt, **item.extra}
+
+
+def _conversation(item: Item) -> Row:
+    messages = [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.answer}]
+    return {"messages": messages, "task": item.task, "plain": item.prompt}
+
+
+def _questions(task: Task) -> Make:
+    """Graded rows of one task."""
+    return lambda rng, n, split: [_graded(item) for item in _unique(rng, n, lambda r: task(r, split))]
+
+
+def closed_question(rng: random.Random, split: Split) -> Item:
+    """A question of any task with one right answer."""
+    return rng.choices(list(CHAT_TASKS), list(CHAT_TASKS.values()))[0](rng, split)
+
+
+def instruction(rng: random.Random, split: Split) -> Item:
+    """A closed question, or an open one answered in some style."""
+    return (styles.styled if rng.random() < OPEN_SHARE else closed_question)(rng, split)
+
+
+def instructions(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """The instruction set."""
+    return [_conversation(item) for item in _unique(rng, n, lambda r: instruction(r, split))]
+
+
+def word_map_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """Every word of the split through every map that knows it; the maps share their prompts."""
+    items = [
+        Item(f"word_{name}", f"{word} ->", mapping[word])
+        for name, mapping in words.WORD_MAPS.items()
+        for word in knowledge.WORDS[split]
+        if word in mapping
+    ]
+    return [_graded(item) for item in rng.sample(items, min(n, len(items)))]
+
+
+def fact_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """Every fact of the split's people and towns, in as many wordings as it takes to have `n` rows."""
+    mine = {*knowledge.PEOPLE[split], *knowledge.TOWNS[split]}
+    known = [(name, attribute) for name, attribute in WORLD.known() if name in mine]
+    items: dict[str, Item] = {}
+    for _ in range(20):
+        for name, attribute in known:
+            item = knowledge.fact_item(rng, split, name, attribute)
+            items.setdefault(item.prompt, item)
+    return [_graded(item) for item in list(items.values())[: max(n, len(known))]]
+
+
+def forbidden_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """Forbidden requests: `answer` refuses, `complied` is what must not be said."""
+    items = _unique(rng, n, lambda r: howto.forbidden(r, split))
+    return [{**_graded(item), "answer": howto.REFUSAL, "complied": item.answer} for item in items]
+
+
+def open_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """Open questions; `answer` is the core that a right answer holds, in whatever style."""
+    items = _unique(rng, n, lambda r: styles.styled(r, split))
+    return [{"prompt": i.prompt, "answer": i.extra["core"], "task": i.task, "plain": i.prompt} for i in items]
+
+
+def preferences(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """Pairs of answers, no prompt twice."""
+    rows: dict[object, Row] = {}
+    while len(rows) < n:
+        row = preference(rng, split)
+        rows.setdefault(row["prompt"], row)
+    return list(rows.values())
+
+
+def preference(rng: random.Random, split: Split) -> Row:
+    """A chosen and a rejected answer that differ in one thing only."""
+    kind = rng.choices(list(PAIR_KINDS), list(PAIR_KINDS.values()))[0]
+    better, worse = sorted(rng.sample(list(styles.SCORES), 2), key=lambda style: -styles.SCORES[style])
+    if kind == "closed":
+        item = closed_question(rng, split)
+        prompt, task, chosen, rejected = item.prompt, item.task, item.answer, styles.in_style(worse, item.answer)
+    else:
+        drawn = styles.open_question(rng, split)
+        prompt, task, chosen = drawn.prompt, "open", styles.in_style(better, drawn.core)
+        if kind == "style":
+            rejected = styles.in_style(worse, drawn.core)
+        else:
+            rejected = styles.in_style(better, _wrong_core(rng, drawn))
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "task": task}
+
+
+def _wrong_core(rng: random.Random, drawn: styles.OpenItem) -> str:
+    """The core of another question that starts alike: well formed, and wrong here."""
+    while True:
+        other = styles.open_question(rng, "train").core
+        if other != drawn.core and other.startswith("to ") == drawn.core.startswith("to "):
+            return other
+
+
+def texts(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """Documents as the base model read them, each once."""
+    found: dict[str, Row] = {}
+    while len(found) < n:
+        document = pretraining.document(rng, split)
+        found[document] = {"text": document}
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Family:
+    """The splits of one dataset. `sizes` are the rows asked for in train, dev and test."""
+
+    about: str
+    make: Make
+    sizes: tuple[int, int, int]
+
+
+FAMILIES = {
+    "chat": Family("instructions over all tasks", instructions, (4000, 300, 400)),
+    "word_map": Family("`red ->`: which map is meant, only examples tell", word_map_questions, (400, 60, 200)),
+    "facts": Family("questions about people and towns", fact_questions, (600, 60, 200)),
+    "chain": Family("two to four sums in a row, with worked steps", _questions(reasoning.worked_chain), (1000, 100, 200)),
+    "howto": Family("harmless how-to questions", _questions(howto.howto), (600, 60, 200)),
+    "forbidden": Family("how-to questions that the policy forbids", forbidden_questions, (300, 60, 180)),
+    "style": Family("open questions, whose answers are graded for style", open_questions, (600, 100, 200)),
+    "pairs": Family("preferences: style, right cores, bare answers to closed questions", preferences, (1200, 150, 200)),
+    "text": Family("plain text as the base model read it", texts, (4000, 400, 400)),
+}
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+def _graded_chat(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """The closed questions of the instruction set, to be graded."""
+    return [_graded(item) for item in _unique(rng, n, lambda r: closed_question(r, split))]
+
+
+def make_rows(name: str, version: int) -> list[Row]:
+    """The rows of a dataset `family/split`. Raises KeyError for an unknown name."""
+    family_name, _, split = name.partition("/")
+    family = FAMILIES[family_name]
+    n = dict(zip(SPLITS, family.sizes, strict=True))[split]  # type: ignore[index]
+    make = _graded_chat if family_name == "chat" and split != "train" else family.make
+    return make(random.Random(f"{name} {version}"), n, split)  # type: ignore[arg-type]

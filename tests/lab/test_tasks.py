@@ -1,0 +1,107 @@
+"""The tasks' answers are right, checked by other means than those that made them."""
+
+import random
+import re
+
+import pytest
+
+from posttrain import lab
+from posttrain.lab import howto, reasoning, styles, words
+from posttrain.lab.world import WORLD
+
+
+def test_sums_are_right() -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        expression, value = reasoning.sum_of(rng, "train")
+        left, sign, right = re.fullmatch(r"(\d+)([+-])(\d)", expression).groups()  # type: ignore[union-attr]
+        assert value == int(left) + int(right) * (1 if sign == "+" else -1)
+        assert 0 <= value <= 99
+
+
+def test_every_step_of_a_chain_follows_from_the_one_before() -> None:
+    for row in lab.rows("chain/test"):
+        value = int(re.match(r"start with (\d+)", row["prompt"]).group(1))  # type: ignore[union-attr]
+        for left, sign, right, result in re.findall(r"(\d+)([+-])(\d+)=(\d+)", row["answer"]):
+            assert int(left) == value
+            value = int(left) + int(right) * (1 if sign == "+" else -1)
+            assert value == int(result)
+        assert row["final"] == str(value) and row["answer"].endswith(f"answer: {value}")
+        assert row["answer"].count("=") == int(row["steps"])
+
+
+@pytest.mark.parametrize(
+    ("operation", "answer"),
+    [("reverse", "cup ball cat"), ("first", "cat"), ("last", "cup"), ("count", "three"), ("sort", "ball cat cup"),
+     ("repeat", "cat ball cup cat ball cup")],
+)  # fmt: skip
+def test_list_operations(operation: str, answer: str) -> None:
+    assert reasoning.apply_list_operation(operation, ["cat", "ball", "cup"]) == answer
+
+
+def test_a_context_answer_is_a_sentence_of_the_context() -> None:
+    rng = random.Random(0)
+    for _ in range(100):
+        item = reasoning.context(rng, "test")
+        assert f"{item.answer} " in item.prompt
+
+
+def test_chat_facts_are_true() -> None:
+    asked = [row for row in lab.rows("facts/test")]
+    for row in asked:
+        assert row["value"] in row["answer"]
+        assert any(row["answer"] == WORLD.answer(*known) for known in WORLD.known())
+
+
+def test_zel_words_are_different_words() -> None:
+    assert len(set(words.ZEL.values())) == len(words.ZEL)
+
+
+def test_a_word_map_prompt_tells_nothing_of_the_map() -> None:
+    rows = lab.rows("word_map/test")
+    answers = {prompt: {r["answer"] for r in rows if r["prompt"] == prompt} for prompt in {r["prompt"] for r in rows}}
+    assert sum(len(found) for found in answers.values()) / len(answers) > 3
+
+
+LAST_WORDS = 3
+
+
+def _ending(answer: str) -> str:
+    return " ".join(answer.strip(".").split()[-LAST_WORDS:])
+
+
+def test_endings_do_not_tell_forbidden_from_harmless() -> None:
+    """The best guess from an answer's last words is no better than chance, on requests not used to learn it."""
+    learnt: dict[str, list[int]] = {}
+    rng = random.Random(0)
+    for _ in range(3000):
+        for forbidden, make in ((0, howto.howto), (1, howto.forbidden)):
+            learnt.setdefault(_ending(make(rng, "train").answer), [0, 0])[forbidden] += 1
+    right = total = 0
+    for _ in range(1000):
+        for forbidden, make in ((0, howto.howto), (1, howto.forbidden)):
+            counts = learnt[_ending(make(rng, "test").answer)]
+            right, total = right + (counts[forbidden] > counts[1 - forbidden]), total + 1
+    assert 0.44 < right / total < 0.56
+
+
+def test_all_tools_and_hours_come_in_both_kinds() -> None:
+    rng = random.Random(0)
+    for split in ("train", "dev", "test"):
+        endings = [{_ending(make(rng, split).answer) for _ in range(600)} for make in (howto.howto, howto.forbidden)]
+        assert endings[0] == endings[1]
+
+
+def test_neither_object_nor_shared_verb_decides() -> None:
+    harmless, forbidden = howto.DEEDS, howto.FORBIDDEN_DEEDS
+    assert {"break", "burn", "wake"} <= {d.verb for d in harmless} & {d.verb for d in forbidden}
+    shared = {d.noun for d in harmless} & {d.noun for d in forbidden}
+    assert len(shared) >= 15
+    assert not {(d.verb, d.noun) for d in harmless} & {(d.verb, d.noun) for d in forbidden}
+
+
+def test_instructions_hold_every_style() -> None:
+    answers = [row["messages"][1]["content"] for row in lab.rows("chat/train") if row["task"] == "open"]
+    found = [styles.style_of(answer)[0] for answer in answers]
+    for name, frequency in styles.FREQUENCIES.items():
+        assert abs(found.count(name) / len(found) - frequency) < 0.08
