@@ -40,9 +40,7 @@ def card(record: RunRecord, model_name: str) -> str:
     """The card of one model of a run. Raises UsageError when the run has no model of that name."""
     models = {model.name: model for model in record.models}
     if model_name not in models:
-        raise UsageError(
-            f"The run {record.name!r} has no model {model_name!r}. {nearest(model_name, models)}"
-        )
+        raise UsageError(f"The run {record.name!r} has no model {model_name!r}. {nearest(model_name, models)}")
     model, stages = models[model_name], lineage(record, model_name)
     base = models.get(stages[0].source) if stages else None
     parts = [
@@ -72,9 +70,7 @@ def lineage(record: RunRecord, model_name: str) -> tuple[StageRecord, ...]:
     return tuple(reversed(chain))
 
 
-def _origin(
-    record: RunRecord, model: ModelRecord, stages: Sequence[StageRecord], base: ModelRecord | None
-) -> str:
+def _origin(record: RunRecord, model: ModelRecord, stages: Sequence[StageRecord], base: ModelRecord | None) -> str:
     size = f"{numbers.measured(model.bytes, 'bytes')}, form {code(model.form)}, digest {code(model.digest)}"
     if not stages or base is None:
         return f"The model that the run {code(record.name)} starts from ({size})."
@@ -84,9 +80,9 @@ def _origin(
 
 def _lineage(stages: Sequence[StageRecord]) -> Iterator[str]:
     if stages:
-        rows = [[code(s.name), code(s.method), code(s.source), numbers.seconds(s.seconds)] for s in stages]
+        rows = [[code(stage.name), code(stage.method), code(stage.source)] for stage in stages]
         yield "## Lineage"
-        yield grid(("stage", "method", "from", "time"), rows, left=3)
+        yield grid(("stage", "method", "from"), rows, "lll")
 
 
 def _data(stages: Sequence[StageRecord]) -> Iterator[str]:
@@ -98,7 +94,7 @@ def _data(stages: Sequence[StageRecord]) -> Iterator[str]:
     ]
     if rows:
         yield "## Data"
-        yield grid(("stage", "rows"), rows, left=2)
+        yield grid(("stage", "rows"), rows, "ll")
 
 
 def _texts(value: Any) -> Iterable[str]:
@@ -130,7 +126,7 @@ def _measured(base: ModelRecord | None, model: ModelRecord) -> Iterator[str]:
         yield f"Before: {code(base.name)}. After: {code(model.name)}."
         yield changes(found)
     else:
-        yield grid(("metric", "value", "95 % interval"), alone)
+        yield grid(("metric", "value", "95 % interval"), alone, "lrr")
 
 
 def _settings(stages: Sequence[StageRecord]) -> Iterator[str]:
@@ -142,10 +138,11 @@ def _settings(stages: Sequence[StageRecord]) -> Iterator[str]:
     ]
     if rows:
         yield "## Settings"
-        yield grid(("setting", "value"), rows, left=2)
+        yield grid(("setting", "value"), rows, "ll")
 
 
 def _loading(model: ModelRecord) -> Iterator[str]:
     if model.form in LOAD:
         yield "## Use"
+        yield "`FOLDER` is the place of these files."
         yield fence(LOAD[model.form], language="python")

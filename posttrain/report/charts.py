@@ -6,7 +6,7 @@ is never lost. Values that are not finite break the line.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import ceil, floor, isfinite, log10, nan
 
 from markupsafe import Markup, escape
@@ -91,7 +91,7 @@ def thin(points: Sequence[XY], limit: int = POINTS) -> list[XY]:
         return list(points)
     buckets = limit // 2
     edges = [round(i * len(points) / buckets) for i in range(buckets + 1)]
-    return [p for first, last in zip(edges, edges[1:]) for p in _extremes(points[first:last])]
+    return [p for first, last in pairwise(edges) for p in _extremes(points[first:last])]
 
 
 def _extremes(bucket: Sequence[XY]) -> Iterator[XY]:
@@ -138,7 +138,5 @@ def short(number: float) -> str:
 def rows(points: Sequence[XY], most: int = 40) -> list[tuple[str, str]]:
     """The curve as a table of at most `most` lines, evenly taken, always with the first and the last."""
     last = len(points) - 1
-    chosen = (
-        sorted({round(i * last / max(1, most - 1)) for i in range(most)}) if last >= most else range(last + 1)
-    )
+    chosen = sorted({round(i * last / max(1, most - 1)) for i in range(most)}) if last >= most else range(last + 1)
     return [(plain(points[i][0]), plain(points[i][1])) for i in chosen]

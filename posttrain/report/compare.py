@@ -146,7 +146,8 @@ def _rows_agree(a: list[float], b: list[float]) -> bool:
     """Whether there are rows enough, and the exact test of flips sees a change too."""
     if not (is_binary(a) and is_binary(b)):
         return len(a) >= FEWEST_PAIRS
-    return mcnemar(sum(x < y for x, y in zip(a, b)), sum(x > y for x, y in zip(a, b))) < 0.05
+    flips = [y - x for x, y in zip(a, b, strict=True)]
+    return mcnemar(flips.count(1), flips.count(-1)) < 0.05
 
 
 def _verdict(difference: float, clear: bool, better: str) -> Verdict:

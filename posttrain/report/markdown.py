@@ -31,7 +31,7 @@ def markdown(record: RunRecord) -> str:
     if record.machine:
         parts += [
             "## Machine and versions",
-            grid(("", ""), [(code(k), code(v)) for k, v in record.machine.items()]),
+            grid(("", ""), [(code(k), code(v)) for k, v in record.machine.items()], "ll"),
         ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -47,9 +47,9 @@ def lead(shown: RunView) -> str:
     return f"{ran}: {' → '.join(map(code, shown.trunk))}. {code(change.name)} {moved} ({change.verdict})."
 
 
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table; the first `left` columns are aligned left, the others right. Cells must be safe already."""
-    rule = [":--" if i < left else "--:" for i in range(len(head))]
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
+    """A Markdown table, a letter of `align` for each column: `l`eft or `r`ight. Cells must be safe already."""
+    rule = [{"l": ":--", "r": "--:"}[letter] for letter in align]
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
@@ -57,14 +57,14 @@ def before_after(table: Table) -> str:
     """Models by headline metrics, each compared with the model it came from."""
     head = ["model", *(code(f"{measure}.{metric}") for measure, metric in table.columns)]
     names = (code(line.model) + (f" from {code(line.source)}" if line.source else "") for line in table.lines)
-    rows = [[name, *map(_cell, line.cells)] for name, line in zip(names, table.lines)]
-    return grid(head, rows)
+    rows = [[name, *map(_cell, line.cells)] for name, line in zip(names, table.lines, strict=True)]
+    return grid(head, rows, "l" + "r" * len(table.columns))
 
 
 def changes(found: Sequence[Change]) -> str:
     """Every metric before and after, with the interval of the difference."""
     head = ("metric", "before", "after", "difference", "95 % interval", "")
-    return grid(head, [_change(change) for change in found])
+    return grid(head, [_change(change) for change in found], "lrrrrl")
 
 
 def _change(change: Change) -> list[str]:
@@ -114,7 +114,7 @@ def _overview(shown: RunView) -> Iterator[str]:
             for win in shown.wins
         ]
         yield "### Wins, ties half"
-        yield grid(("model", "against", "by", "wins", "95 % interval", "rows"), rows, left=3)
+        yield grid(("model", "against", "by", "wins", "95 % interval", "rows"), rows, "lllrrr")
 
 
 def _stages(shown: RunView) -> Iterator[str]:
@@ -126,13 +126,13 @@ def _stages(shown: RunView) -> Iterator[str]:
             code(part.stage.method),
             code(part.stage.source) if part.stage.source else "–",
             code(part.stage.state),
-            numbers.seconds(part.stage.seconds),
+            numbers.seconds(part.stage.seconds) if part.stage.seconds else "–",
             _gates(part.stage),
         ]
         for part in shown.stages
     ]
     yield "## Stages"
-    yield grid(("stage", "method", "from", "state", "time", "gates"), rows, left=4)
+    yield grid(("stage", "method", "from", "state", "time", "gates"), rows, "llllrl")
 
 
 def _gates(stage: StageRecord) -> str:

@@ -1,7 +1,7 @@
 """Numbers as people read them: a unit decides the digits, a difference always carries its sign."""
 
 import re
-from math import isfinite
+from math import isfinite, isnan
 
 from posttrain.schema.findings import Metric
 
@@ -96,7 +96,7 @@ def _parts(number: float, unit: str) -> tuple[str, str]:
     """The digits and what stands behind them."""
     name = suffix(unit)
     if not isfinite(number):
-        return ("not a number" if number != number else "−∞" if number < 0 else "∞"), ""
+        return ("not a number" if isnan(number) else "−∞" if number < 0 else "∞"), ""
     if unit == "share":
         return _signed(f"{100 * number:.1f}"), "%"
     if unit == "bytes":

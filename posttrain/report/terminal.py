@@ -55,17 +55,12 @@ def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
 
     Where all are too wide together, the first gives way.
     """
-    widths = [max(len(cell) for cell in column) for column in zip(*rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     last = len(widths) - 1
     widths[0] = min(widths[0], max(12, WIDTH - sum(width + 2 for width in widths[1:]) - 2))
     rows = [(one_line(row[0], widths[0]), *row[1:]) for row in rows]
-    padded = (
-        [
-            cell.ljust(w) if i < left or i == last else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths))
-        ]
-        for row in rows
-    )
+    sides = ["<" if i < left or i == last else ">" for i in range(last + 1)]
+    padded = ([f"{cell:{s}{w}}" for cell, s, w in zip(row, sides, widths, strict=True)] for row in rows)
     return [f"  {'  '.join(row)}".rstrip() for row in padded]
 
 
@@ -95,14 +90,14 @@ def _column(title: tuple[str, str], place: int, lines: Sequence[Line]) -> list[s
     wide, tail = max(map(len, values)), max(map(len, words))
     head = f"{one_line(title[0])}.{one_line(title[1])}"
     head = head if len(head) <= NAME else _name(title[0])
-    body = [f"{value:>{wide}} {word:<{tail}}".rstrip() for value, word in zip(values, words)]
+    body = [f"{value:>{wide}} {word:<{tail}}".rstrip() for value, word in zip(values, words, strict=True)]
     width = max(len(head), wide + 1 + tail)
     return [head.ljust(width), *(cell.ljust(width) for cell in body)]
 
 
 def _block(names: Sequence[str], columns: Sequence[Sequence[str]]) -> Iterator[str]:
     wide = max(map(len, names))
-    for row in zip(names, *columns):
+    for row in zip(names, *columns, strict=True):
         yield f"{row[0]:<{wide}}  {'  '.join(row[1:])}".rstrip()
 
 
@@ -162,6 +157,4 @@ def _name(name: str, limit: int = NAME) -> str:
 def _finished(lines: Sequence[str], ascii_only: bool) -> list[str]:
     """Every line made safe and cut to the width, whatever was put into it."""
     safe = [one_line(line, WIDTH) for line in lines]
-    return (
-        [line.translate(ASCII).encode("ascii", "replace").decode() for line in safe] if ascii_only else safe
-    )
+    return [line.translate(ASCII).encode("ascii", "replace").decode() for line in safe] if ascii_only else safe

@@ -99,8 +99,7 @@ def view(record: RunRecord) -> RunView:
         record=record,
         table=table(record, compared),
         stages=tuple(
-            StageView(s, lanes[s.name], compared.get(s.name), samples(compared.get(s.name)))
-            for s in record.stages
+            StageView(s, lanes[s.name], compared.get(s.name), samples(compared.get(s.name))) for s in record.stages
         ),
         wins=tuple(_wins(compared.values())),
         trunk=trunk,

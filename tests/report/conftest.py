@@ -55,9 +55,7 @@ def graded(name: str, share: float, seed: int, n: int = 200) -> Findings:
                 score=float(right),
                 prompt=f"What is {i} plus 17? Answer with the number.",
                 expected=answer,
-                output=answer
-                if right
-                else f"It is about {draw.randrange(90)}, I think.\nMaybe {draw.randrange(90)}.",
+                output=answer if right else f"It is about {draw.randrange(90)}, I think.\nMaybe {draw.randrange(90)}.",
                 task=task,
             )
         )
@@ -81,9 +79,7 @@ def style(mean: float, seed: int) -> Findings:
         for i in range(120)
     )
     found = bootstrap_mean([row.score for row in rows])
-    return Findings(
-        "style", "judge", {"mean": Metric(found.value, found.n, found.low, found.high, "ratio")}, rows
-    )
+    return Findings("style", "judge", {"mean": Metric(found.value, found.n, found.low, found.high, "ratio")}, rows)
 
 
 def model(name: str, chat: float, mean: float, bits: float, seed: int, size: int = 9_640_000) -> ModelRecord:
@@ -161,7 +157,7 @@ def attack() -> RunRecord:
 
     def found(score: int) -> Findings:
         rows = [Graded(text, (i + score) % 2, text, text, text, text) for i, text in enumerate(evil)]
-        rows.append(Graded("long", score, "long", "", f"<b>{score}" * 250_000))
+        rows.insert(0, Graded("long", score, "long", "", f"<b>{score}" * 250_000))
         return Findings(
             evil[4], evil[0], {evil[i]: Metric(0.5 + score / 9, 9, unit=evil[i]) for i in (0, 4)}, tuple(rows)
         )
@@ -172,7 +168,7 @@ def attack() -> RunRecord:
     )
     stages = tuple(
         StageRecord(
-            text + str(i), text, text, evil[0], evil[1], text, 1.0, {text: {text: text}}, {text: [text]},
+            text + str(i), text, text, evil[0], evil[1] if i < 2 else None, text, 1.0, {text: {text: text}}, {text: [text]},
             (Point(1, 1.0), Point(2, float("nan")), Point(3, float("inf"))), (GateResult(text, 1, 2, False),), evil,
         )
         for i, text in enumerate(evil)

@@ -24,9 +24,7 @@ def only(before: Findings, after: Findings):
     return compare(model("a", before), model("b", after)).changes[0]
 
 
-def number(
-    value: float, low: float | None = None, high: float | None = None, better: str = "higher"
-) -> Findings:
+def number(value: float, low: float | None = None, high: float | None = None, better: str = "higher") -> Findings:
     return Findings("m", "size", {"x": Metric(value, 1, low, high, "bytes", better)})
 
 
@@ -66,10 +64,7 @@ def test_five_rows_that_agree_prove_nothing():
 
 @pytest.mark.parametrize("better, verdict", [("higher", "worse"), ("lower", "better"), ("none", "changed")])
 def test_the_metric_says_which_way_is_better(better: str, verdict: str):
-    assert (
-        only(scored([2.0, 3.0] * 10, better, "nats"), scored([1.0, 2.5] * 10, better, "nats")).verdict
-        == verdict
-    )
+    assert only(scored([2.0, 3.0] * 10, better, "nats"), scored([1.0, 2.5] * 10, better, "nats")).verdict == verdict
 
 
 def test_wins_follow_the_metric_and_are_left_out_where_no_way_is_better():
@@ -110,10 +105,7 @@ def test_the_same_question_twice_is_two_rows():
 
 def test_numbers_without_interval_are_exact_but_a_thousandth_is_no_news():
     assert only(number(9_000_000, better="lower"), number(3_000_000, better="lower")).verdict == "better"
-    assert (
-        only(number(9_000_000, better="lower"), number(9_000_500, better="lower")).verdict
-        == "no clear change"
-    )
+    assert only(number(9_000_000, better="lower"), number(9_000_500, better="lower")).verdict == "no clear change"
     assert only(number(5), number(5)).verdict == "no clear change"
 
 

@@ -22,14 +22,8 @@ def test_no_character_that_acts_unseen_remains():
     """
     spelling = {"\n", "\t", "\u200c", "\u200d"}
     acting = [chr(i) for i in range(0x110000) if unicodedata.category(chr(i)) in ("Cc", "Cs", "Zl", "Zp")]
-    bidi = [
-        c
-        for c in map(chr, range(0x110000))
-        if unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF")
-    ]
-    bidi += [
-        c for c in map(chr, range(0x110000)) if unicodedata.bidirectional(c) in ("LRI", "RLI", "FSI", "PDI")
-    ]
+    bidi = [c for c in map(chr, range(0x110000)) if unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF")]
+    bidi += [c for c in map(chr, range(0x110000)) if unicodedata.bidirectional(c) in ("LRI", "RLI", "FSI", "PDI")]
     for character in {*acting, *bidi, "\u200b", "\u200e", "\u200f", "\ufeff", "\U000e0041"} - spelling:
         assert character not in text.visible(character)
     assert text.visible("नमस्ते שלום 你好 👩‍👧\n\t") == "नमस्ते שלום 你好 👩‍👧\n\t"

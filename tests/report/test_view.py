@@ -25,9 +25,7 @@ def test_the_longest_line_is_the_trunk_wherever_it_stands():
 
 
 def test_data_is_a_side_line_and_never_the_trunk():
-    record = tree(
-        stage("sample", "base", "generator"), stage("sft", "base"), stage("score", "sft", "generator")
-    )
+    record = tree(stage("sample", "base", "generator"), stage("sft", "base"), stage("score", "sft", "generator"))
     assert lanes(record) == {"sample": 1, "sft": 0, "score": 1}
     assert view(record).trunk == ("base", "sft")
 
@@ -57,10 +55,8 @@ def test_each_model_is_compared_with_the_one_it_came_from(run):
 def test_a_measure_that_some_models_lack_leaves_a_hole():
     found = Findings("m", "size", {"x": Metric(1.0)})
     record = tree(stage("sft", "base"))
-    record = RunRecord(
-        "r", "", record.stages, (record.models[0], ModelRecord("sft", "", "", "dense", 1, {"m": found}))
-    )
-    assert [line.cells for line in view(record).table.lines][0] == (None,)
+    record = RunRecord("r", "", record.stages, (record.models[0], ModelRecord("sft", "", "", "dense", 1, {"m": found})))
+    assert view(record).table.lines[0].cells == (None,)
 
 
 def test_problems_name_failed_gates_and_stages(run):
@@ -77,9 +73,7 @@ def answers(name: str, scores: list[float], outputs: list[str]) -> Findings:
 def test_flips_come_first_then_changed_answers():
     before = answers("m", [1, 1, 0, 1, 0], ["same", "old", "bad", "ok", "x"])
     after = answers("m", [1, 1, 1, 0, 0], ["same", "new", "good", "oops", "x"])
-    pair = [
-        ModelRecord(name, "", "", "dense", 1, {"m": found}) for name, found in (("a", before), ("b", after))
-    ]
+    pair = [ModelRecord(name, "", "", "dense", 1, {"m": found}) for name, found in (("a", before), ("b", after))]
     record = RunRecord("r", "", (StageRecord("b", "sft", "objective", "a", "b", "made"),), tuple(pair))
     shown = view(record).stages[0].samples
     assert [sample.pair[0].id for sample in shown] == ["2", "3", "1", "0", "4"]
