@@ -19,8 +19,9 @@ Pair = tuple[Graded, Graded]
 
 # Fewer pairs cannot reach 5 % even when all agree: 2 · ½⁵ = 6 %, 2 · ½⁶ = 3 %.
 FEWEST_PAIRS = 6
-# A number without an interval is exact, yet a file that grew by ten bytes is no news.
+# A number without an interval is exact, yet a file that grew by ten bytes is no news; nor is the rounding of sums.
 EXACT = 1e-3
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Change:
 @dataclass(frozen=True)
 class Contrast:
     """The rows of one measure, paired. `gained` and `lost` are flips of right-or-wrong scores, `p` their exact test;
-    `wins` is the share of rows that the second model answers better, ties half. None where it makes no sense."""
+    `wins` is the share of rows that the second model answers better, ties half. None where it makes no sense. `right`
+    is the score of a right row: 0 where a lower score is better."""
 
     measure: str
     pairs: tuple[Pair, ...]
@@ -57,6 +59,7 @@ class Contrast:
     lost: tuple[Pair, ...] = ()
     p: float | None = None
     wins: Estimate | None = None
+    right: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,8 @@ def _changes(first: Findings, second: Findings, pairs: tuple[Pair, ...]) -> Iter
         paired = bool(pairs) and _is_mean(before, a) and _is_mean(after, b)
         low, high = _paired_bounds(a, b) if paired else _joined_bounds(before, after)
         difference = after.value - before.value
-        exact = isfinite(difference) and not isclose(before.value, after.value, rel_tol=EXACT)
-        clear = exact if low is None or high is None else low > 0 or high < 0
-        verdict = _verdict(difference, clear and (not paired or _rows_agree(a, b)), after.better)
+        clear = _is_clear(before.value, after.value, low, high) and (not paired or _rows_agree(a, b))
+        verdict = _verdict(difference, clear, after.better)
         yield Change(first.name, name, before, after, difference, low, high, verdict, paired)
 
 
@@ -140,6 +142,14 @@ def _joined_bounds(before: Metric, after: Metric) -> tuple[float | None, float |
     value = after.value - before.value
     low = value - hypot(after.value - after.low, before.high - before.value)
     return low, value + hypot(after.high - after.value, before.value - before.low)
+
+
+def _is_clear(before: float, after: float, low: float | None, high: float | None) -> bool:
+    if not isfinite(after - before):
+        return False
+    if low is None or high is None:
+        return not isclose(before, after, rel_tol=EXACT)
+    return (low > 0 or high < 0) and not isclose(before, after, rel_tol=ROUNDING)
 
 
 def _rows_agree(a: list[float], b: list[float]) -> bool:
@@ -169,4 +179,4 @@ def _contrast(first: Findings, pairs: tuple[Pair, ...]) -> Contrast:
         return Contrast(first.name, pairs, wins=won)
     gained = tuple(pair for pair in pairs if sign * pair[0].score < sign * pair[1].score)
     lost = tuple(pair for pair in pairs if sign * pair[0].score > sign * pair[1].score)
-    return Contrast(first.name, pairs, gained, lost, mcnemar(len(gained), len(lost)), won)
+    return Contrast(first.name, pairs, gained, lost, mcnemar(len(gained), len(lost)), won, right=float(sign > 0))

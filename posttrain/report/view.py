@@ -207,7 +207,7 @@ def _ordered(contrast: Contrast) -> list[Sample]:
 def _what(pair: Pair, contrast: Contrast) -> str:
     before, after = pair
     if contrast.p is not None:
-        words = ["right" if row.score == 1 else "wrong" for row in pair]
+        words = ["right" if row.score == contrast.right else "wrong" for row in pair]
         return f"{words[0]} → {words[1]}" if words[0] != words[1] else f"{words[0]} both times"
     change = f"{before.score:.3g} → " if before.score != after.score else ""
     return f"score {change}{after.score:.3g}"

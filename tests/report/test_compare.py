@@ -98,6 +98,19 @@ def test_rows_do_not_speak_for_a_metric_that_is_not_their_mean():
     assert not change.paired and change.verdict == "no clear change"
 
 
+def test_rounding_is_no_change():
+    """Sums in another order differ in the last digits, on every row the same way."""
+    assert only(scored([0.3] * 50, unit="nats"), scored([0.3 + 1e-9] * 50, unit="nats")).verdict == "no clear change"
+
+
+def test_a_low_score_may_be_the_right_one():
+    """Six attacks that got through no longer do: the score falls from 1 to 0, and that is six rows gained."""
+    found = compare(model("a", scored([1.0] * 6, "lower")), model("b", scored([0.0] * 6, "lower")))
+    assert found.changes[0].verdict == "better"
+    assert len(found.contrasts[0].gained) == 6 and not found.contrasts[0].lost
+    assert found.contrasts[0].right == 0
+
+
 def test_the_same_question_twice_is_two_rows():
     twice = Findings("m", "b", {"mean": Metric(0.5)}, (Graded("q", 0.0), Graded("q", 1.0)))
     assert len(compare(model("a", twice), model("b", twice)).contrasts[0].pairs) == 2
