@@ -149,7 +149,14 @@ def _record(place: str, row: Any) -> Record | BadRow:
 def kind(value: Any) -> str:
     """What a JSON value is, in words."""
     kinds = {list: "a list", dict: "an object", str: "a string", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
+    return kinds.get(type(value)) or (
+        "a number" if isinstance(value, int | float) else f"of type {type(value).__name__}"
+    )
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: short, on one line, inert in a terminal."""
+    return repr(value[:40]) if isinstance(value, str) else kind(value)
 
 
 def _json(path: Path, text: bytes) -> Records:

@@ -67,7 +67,7 @@ def in_one_line(rows: Sequence[Row], read: Mapping[How, Sequence[str]], left_out
     notes = [f"{n} left out as {why}" for why, n in left_out.items()]
     if n_empty := sum(map(_has_empty_answer, rows)):
         notes.append(f"{n_empty} with an empty answer")
-    return "; ".join((f"{len(rows)} rows of {' | '.join(parts)}", *notes))
+    return "; ".join((f"{len(rows)} row{'s' * (len(rows) != 1)} of {' | '.join(parts)}", *notes))
 
 
 def _files(names: Sequence[str]) -> str:

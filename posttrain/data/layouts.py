@@ -11,15 +11,17 @@ prompts                prompt                                                   
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 from posttrain.schema.rows import Conversation, Labelled, Message, Messages, Pair, Prompt, Row, Text
 
 from .columns import Roles
+from .containers import shown
 from .turns import NotReadable, history_of, messages_of, text_of
 
-THUMBS = {"true": True, "false": False, "1": True, "0": False}
 PROMPT = ("system", "history", "prompt", "context")
+THUMBS = {"true": True, "false": False, "1": True, "0": False}
 ASIDE = ("answer", "plain", "task")
 """Roles that ask for nothing by themselves; a row of any layout may have them."""
 
@@ -30,13 +32,14 @@ class LeftOut(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """The cells of one row by role. A null counts as not there."""
+    """The cells of one row by role. A null counts as not there, and so does pandas' NaN."""
 
     columns: Mapping[str, Any]
     roles: Roles
 
     def get(self, role: str) -> Any:
-        return self.columns.get(self.roles.get(role, ""))
+        value = self.columns.get(self.roles.get(role, ""))
+        return None if isinstance(value, float) and isnan(value) else value
 
     def need(self, role: str) -> Any:
         """The cell of a role. Raises NotReadable when it is not there."""
@@ -91,7 +94,7 @@ def _with_system(messages: Messages, cells: Cells) -> Messages:
 def _prompt(cells: Cells) -> Messages:
     """The messages before the answer, from `messages` or from `prompt` and what goes with it."""
     if "messages" in cells.roles:
-        return _with_system(cells.messages("messages", "user"), cells)
+        return _with_system(cells.messages("messages", ""), cells)
     turns = cells.messages("prompt", "user")
     if len(turns) > 1 and turns[-1] == Message("assistant", ""):  # "…\n\nAssistant:" stands for the answer to come
         turns = turns[:-1]
@@ -127,16 +130,21 @@ def _pair(cells: Cells) -> Row:
     return Pair(asked(prompt), _answer(chosen, "the chosen answer"), _answer(rejected, "the rejected answer"))
 
 
+def thumb(label: Any) -> bool | None:
+    """Up or down; None for a label that is neither."""
+    return THUMBS.get(str(label).strip().lower()) if isinstance(label, str | int) else None
+
+
 def _labelled(cells: Cells) -> Row:
-    label = str(cells.need("label")).strip().lower()
-    if label not in THUMBS:
-        raise NotReadable(f"the label must be true or false, this is {label!r:.40}")
+    good = thumb(cells.need("label"))
+    if good is None:
+        raise NotReadable(f"the label must be true or false, this is {shown(cells.need('label'))}")
     if "messages" in cells.roles:
         turns = _prompt(cells)
         prompt, completion = turns[:-1], turns[-1:]
     else:
         prompt, completion = _prompt(cells), cells.messages("completion", "assistant")
-    return Labelled(asked(prompt), _answer(completion, "the completion"), THUMBS[label])
+    return Labelled(asked(prompt), _answer(completion, "the completion"), good)
 
 
 def _whole(messages: Messages) -> Row:

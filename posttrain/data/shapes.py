@@ -13,7 +13,7 @@ from posttrain.schema.errors import DataError
 from posttrain.schema.rows import Conversation, Labelled, Pair, Prompt, Row, Text, prompt_messages
 
 from .columns import ALIASES, Roles, find_roles, given_roles, named
-from .layouts import ASIDE, LAYOUTS, THUMBS, Cells, Layout, LeftOut, asked
+from .layouts import ASIDE, LAYOUTS, Cells, Layout, LeftOut, asked, thumb
 
 
 def _as_conversation(row: Row, cells: Cells) -> tuple[Row, ...]:
@@ -80,7 +80,7 @@ def recognise(sample: Sequence[Mapping[str, Any]], shape: type[Row], said: Mappi
     columns = list(dict.fromkeys(name for row in sample for name in row))
     given = given_roles(said, columns, place)
     found = find_roles(name for name in columns if name not in given.values())
-    if not _thumbs(row.get(found.get("label", "")) for row in sample):
+    if not _all_thumbs(row.get(found.get("label", "")) for row in sample):
         found.pop("label", None)
     aside = {role: found[role] for role in ASIDE if role in found}
     for roles in ({**aside, **given}, {**found, **given}) if given else (found,):
@@ -90,9 +90,9 @@ def recognise(sample: Sequence[Mapping[str, Any]], shape: type[Row], said: Mappi
     raise DataError(_unrecognised(columns, found, shape, place))
 
 
-def _thumbs(values: Iterable[Any]) -> bool:
+def _all_thumbs(labels: Iterable[Any]) -> bool:
     """Whether a column of labels is one of thumbs (and not of classes)."""
-    return all(str(value).strip().lower() in THUMBS for value in values if value is not None)
+    return all(thumb(label) is not None for label in labels if label is not None)
 
 
 NEEDED: dict[type[Row], tuple[str, tuple[str, ...]]] = {

@@ -22,17 +22,21 @@ class Planted:
     rows: int
     cut: int
     dropped: int
+    decisions: tuple[str, ...] = ()
 
     @property
     def n_trained(self) -> int:
         return sum(branch.n_trained() for tree in self.trees for branch in tree.branches)
 
-    def facts(self) -> dict[str, int]:
-        return {"rows": self.rows, "rows_cut": self.cut, "rows_dropped": self.dropped, "trained_tokens": self.n_trained}
+    def facts(self) -> dict[str, int | list[str]]:
+        """What an artifact records of the rows it was trained on."""
+        counts = {"rows": self.rows, "rows_cut": self.cut, "rows_dropped": self.dropped, "trained_tokens": self.n_trained}
+        return {"data": list(self.decisions), **counts}
 
 
-def plant(rows: Sequence[Row], form: ChatFormat, max_length: int) -> Planted:
-    """All rows as trees of at most `max_length` tokens a path. Raises DataError when none is left."""
+def plant(rows: Sequence[Row], form: ChatFormat, max_length: int, decisions: Sequence[str] = ()) -> Planted:
+    """All rows as trees of at most `max_length` tokens a path; `decisions` say how the rows were read. Raises DataError
+    when none is left."""
     trees: list[Tree] = []
     cut = dropped = 0
     for row in rows:
@@ -46,7 +50,7 @@ def plant(rows: Sequence[Row], form: ChatFormat, max_length: int) -> Planted:
             f"None of the {len(rows)} rows has an answer within max_length={max_length} tokens. "
             "Raise max_length, or check the data with `columns:`."
         )
-    return Planted(tuple(trees), len(rows), cut, dropped)
+    return Planted(tuple(trees), len(rows), cut, dropped, tuple(decisions))
 
 
 def _grow(row: Row, form: ChatFormat, max_length: int) -> Iterator[Tree]:

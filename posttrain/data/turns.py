@@ -11,7 +11,7 @@ from typing import Any
 from posttrain.schema.errors import nearest
 from posttrain.schema.rows import Message, Messages
 
-from .containers import kind
+from .containers import kind, shown
 
 ROLE_NAMES = {
     "system": "system",
@@ -56,37 +56,55 @@ def text_of(value: Any, what: str) -> str:
 
 
 def messages_of(value: Any, what: str, role: str) -> Messages:
-    """The messages that a value holds. A string that is no dialogue is one message of `role`."""
-    if isinstance(value, str) and value.lstrip().startswith(("[{", "{")):
-        value = _unpacked(value)  # a list of messages that went through a CSV file
+    """The messages that a value holds. A string that is no dialogue is one message of `role`, if one is given."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        value = _unpacked(value)
     if isinstance(value, str) and is_dialogue(value):
         return dialogue(value)
     if isinstance(value, Mapping):
         return (_message(value, what),)
     if isinstance(value, list | tuple):
         return tuple(_message(turn, f"{what}[{n}]") for n, turn in enumerate(value))
+    if not role:
+        raise NotReadable(f"{what} must be a list of messages, this is {kind(value)}")
     return (Message(role, text_of(value, what)),)
 
 
 def _unpacked(text: str) -> Any:
+    """A list of messages that went through a CSV file as JSON; any other text stays text."""
+    turns = _json(text)
+    written_as = ({"role", "content"}, {"from", "value"})
+    if isinstance(turns, list) and all(
+        isinstance(t, dict) and any(t.keys() >= keys for keys in written_as) for t in turns
+    ):
+        return turns
+    return text
+
+
+def _json(text: str) -> Any:
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return text
-    turns = value if isinstance(value, list) else [value]
-    return value if all(isinstance(turn, dict) and turn.keys() & {"role", "from"} for turn in turns) else text
 
 
 def _message(turn: Any, what: str) -> Message:
     if not isinstance(turn, Mapping):
         raise NotReadable(f"{what} must be an object with a role and content, this is {kind(turn)}")
-    name = turn.get("role", turn.get("from"))
-    role = ROLE_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
+    name = _either(turn, "role", "from")
+    if not isinstance(name, str):
+        raise NotReadable(f"the role of {what} must be text, this is {kind(name)}")
+    role = ROLE_NAMES.get(name.strip().lower())
     if role is None:
-        raise NotReadable(f"{what} has the unknown role {name!r:.40}. {nearest(str(name)[:40], ROLE_NAMES)}")
+        raise NotReadable(f"{what} has the unknown role {shown(name)}. {nearest(name[:40], ROLE_NAMES)}")
     if turn.get("tool_calls"):
         raise NotReadable(f"{what} has `tool_calls`, which have no text. Write them into its content")
-    return Message(role, _content(turn.get("content", turn.get("value")), what))
+    return Message(role, _content(_either(turn, "content", "value"), what))
+
+
+def _either(turn: Mapping[str, Any], name: str, other: str) -> Any:
+    """Arrow writes a null where a key was not there."""
+    return turn.get(other) if turn.get(name) is None else turn[name]
 
 
 def _content(value: Any, what: str) -> str:
@@ -97,10 +115,11 @@ def _content(value: Any, what: str) -> str:
 
 
 def _block(block: Any, what: str) -> str:
-    if not isinstance(block, Mapping) or block.get("type") != "text":
-        found = block.get("type") if isinstance(block, Mapping) else kind(block)
-        raise NotReadable(f"{what} has a content block that is no text: {found!r:.40}")
-    return text_of(block.get("text", block.get("value")), f"a content block of {what}")
+    if not isinstance(block, Mapping):
+        raise NotReadable(f"{what} has a content block that is {kind(block)}")
+    if block.get("type") != "text":
+        raise NotReadable(f"{what} has a content block that is no text, but of type {shown(block.get('type'))}")
+    return text_of(_either(block, "text", "value"), f"a content block of {what}")
 
 
 def is_dialogue(text: str) -> bool:
@@ -120,7 +139,7 @@ def dialogue(text: str) -> Messages:
 def history_of(value: Any) -> Messages:
     """The earlier turns of alpaca's `history`: a list of [question, answer]."""
     if isinstance(value, str):
-        value = _json_list(value)
+        value = _json(value) if value.strip() else []
     if not isinstance(value, list):
         raise NotReadable(f"the history must be a list of [question, answer], this is {kind(value)}")
     turns: list[Message] = []
@@ -132,10 +151,3 @@ def history_of(value: Any) -> Messages:
             Message("assistant", text_of(pair[1], "the history")),
         ]
     return tuple(turns)
-
-
-def _json_list(text: str) -> Any:
-    try:
-        return json.loads(text) if text.strip() else []
-    except (ValueError, RecursionError):
-        return text

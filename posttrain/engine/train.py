@@ -66,11 +66,11 @@ class Training(Stage):
         planted = self._rows(model, policy, inputs["data"], job)
         source = FromRows(planted.trees, self.batch_size, job.seed)
         n_steps = self.steps or self.epochs * source.steps_per_epoch
+        described = _described(policy)
         models = Models(policy, self._reference(model, policy))
         final = fit(models, self._objective(), source, self._steps(n_steps), job)
         save_weights(policy.model, policy.tokenizer, job.folder, source=model)
-        trainable = sum(p.numel() for p in policy.trainable())
-        facts = {**planted.facts(), "steps": n_steps, "layout": policy.layout, "trainable_weights": trainable, "final": final}
+        facts = {**planted.facts(), "steps": n_steps, **described, "final": final}
         base = str(model.base or model.path) if self.makes_form(model.form) == "adapter" else None
         return Made(facts, self.makes_form(model.form), base)
 
@@ -101,13 +101,14 @@ class Training(Stage):
 
     def _rows(self, model: Model, policy: Policy, data: tuple[Dataset, ...], job: Job) -> Planted:
         readings = [read(dataset, self.objective.reads) for dataset in data]
-        for reading in readings:
-            job.note(reading.decision)
         rows = [row for reading in readings for row in reading.rows]
-        planted = plant(rows, load_format(model, policy.tokenizer), self.max_length)
+        planted = plant(rows, load_format(model, policy.tokenizer), self.max_length, [r.decision for r in readings])
+        for line in planted.decisions:
+            job.note(line)
         if planted.dropped or planted.cut:
-            job.note(f"{planted.dropped} rows dropped and {planted.cut} cut at max_length={self.max_length} of {planted.rows}")
-        job.note(f"{policy.layout} layout ({policy.why}); {sum(p.numel() for p in policy.trainable()):,} trainable weights")
+            job.note(f"{planted.dropped} of {planted.rows} rows dropped and {planted.cut} cut at max_length={self.max_length}")
+        if policy.dtype != self.dtype:
+            job.note(f"this processor has no {self.dtype} products: computing in {policy.dtype}")
         return planted
 
     def _objective(self) -> Objective:
@@ -116,6 +117,13 @@ class Training(Stage):
     def _steps(self, n: int) -> Steps:
         same = {name: getattr(self, name) for name in Steps.__dataclass_fields__ if name in type(self).model_fields}
         return Steps(n, **same)
+
+
+def _described(policy: Policy) -> dict[str, Any]:
+    """What was trained and how it was computed."""
+    trained = sum(p.numel() for p in policy.trainable())
+    share = trained / sum(p.numel() for p in policy.model.parameters())
+    return {"trained_weights": trained, "trained_share": share, "layout": policy.layout, "layout_why": policy.why, "dtype": policy.dtype}
 
 
 @cache

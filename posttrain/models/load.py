@@ -85,6 +85,8 @@ def save_weights(
 ) -> None:
     """Writes weights (of an adapter: it alone), tokenizer, template and prompt program, in the ecosystem's formats."""
     if isinstance(weights, PeftModel):
+        base = Path(source.base or source.path)
+        weights.peft_config[NAME].base_model_name_or_path = base.name  # a whole path would tell one machine from another
         weights.save_pretrained(str(folder), selected_adapters=[NAME])
     else:
         stops = ChatFormat(tokenizer).stop_ids  # so that any other program stops where this one does

@@ -18,6 +18,7 @@ from posttrain.functional.layout import Branch, Layout, Tree, packed, padded, sp
 from posttrain.functional.logps import plain_logps, token_logps
 
 from . import attention
+from .precision import computes_in
 
 TOLERANCE = 2e-4
 LAYOUTS = ("packed", "padded", "logits")
@@ -40,7 +41,8 @@ class Policy:
         layout: str | None = None,
         micro_tokens: int = 4096,
     ):
-        self.model, self.tokenizer, self.dtype, self.adapter = model.eval(), tokenizer, dtype, adapter
+        self.model, self.tokenizer, self.adapter = model.eval(), tokenizer, adapter
+        self.dtype = computes_in(dtype, self.device)
         self.pad_id, self.micro_tokens = _pad_id(tokenizer), micro_tokens
         self.layout, self.why = (layout, "as asked") if layout else exact_layout(self)
 

@@ -110,7 +110,7 @@ def _choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tenso
     """(rows, V) -> (rows,): the likeliest token, or the one where the summed probability passes a uniform number."""
     if uniform is None:
         return logits.argmax(-1)
-    probabilities, tokens = (logits.double() / sampling.temperature).softmax(-1).sort(-1, descending=True, stable=True)
+    probabilities, tokens = (logits.double() / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     summed = probabilities.cumsum(-1)
     inside = summed - probabilities < sampling.top_p
     summed = (probabilities * inside).cumsum(-1)

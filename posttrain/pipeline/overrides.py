@@ -63,7 +63,7 @@ def _parse(text: str, where: str) -> tuple[str, Node]:
 def _place(tree: Node, path: str, where: str) -> Place:
     """The keys that lead from the root to what the path names; the last ones may not exist yet."""
     head, *rest = path.split(".")
-    if head in PLAIN and not rest:
+    if head in (*PLAIN, *LISTS) and not rest:
         return (head,)
     if head in LISTS and rest:
         entries = dict(named(tree, head))

@@ -1,0 +1,5 @@
+"""`python -m posttrain` is `posttrain`."""
+
+from posttrain.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,156 @@
+"""Commands that teach: which methods and recipes there are, what a setting means, what this machine is."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from posttrain import recipes as shelf
+from posttrain.schema.errors import UsageError, nearest
+from posttrain.schema.find import methods as all_methods
+
+from .terminal import Paint, Terminal
+from .words import Words
+
+KINDS = {
+    "objective": "train weights",
+    "transform": "rewrite a model",
+    "generator": "make data",
+    "measure": "judge a model",
+}
+
+
+def methods(words: list[str], terminal: Terminal) -> int:
+    """`posttrain methods [NAME]`"""
+    parser = Words("methods", "All methods by what they return; with a NAME, that one's paper and every setting.")
+    parser.add_argument("name", nargs="?", metavar="NAME")
+    name = parser.read(words).name
+    if name:
+        return describe(name, terminal)
+    if terminal.json:
+        terminal.object(
+            {"methods": [{"name": e.name, "kind": e.kind, "summary": e.summary} for e in all_methods().values()]}
+        )
+        return 0
+    wide = max(len(method) for method in all_methods())
+    for kind, does in KINDS.items():
+        terminal.answer(Paint(f"{kind}s", "bold"), f"  {does}")
+        for entry in all_methods().values():
+            if entry.kind == kind:
+                terminal.answer(f"  {entry.name:<{wide}}  {entry.summary}")
+    terminal.next("posttrain methods NAME", "posttrain NAME model=lab data=…")
+    return 0
+
+
+def describe(name: str, terminal: Terminal) -> int:
+    """Prints one method: its docstring, its settings with defaults and help, and where it is used."""
+    import inspect
+
+    from posttrain.engine.method import stage_class
+    from posttrain.schema.find import class_of
+    from posttrain.schema.settings import options
+
+    stage = stage_class(name)
+    text = inspect.getdoc(inspect.getmodule(class_of(name))) or inspect.getdoc(class_of(name)) or ""
+    settings = list(options(stage))
+    if terminal.json:
+        listed = [
+            {field: getattr(option, field) for field in ("name", "type", "default", "required", "help")}
+            for option in settings
+        ]
+        terminal.object(
+            {"name": name, "kind": stage.kind, "description": text, "settings": listed, "recipes": shelf.using(name)}
+        )
+        return 0
+    terminal.answer(Paint(name, "bold"), f"  {stage.kind}: {KINDS[stage.kind]}\n")
+    terminal.answer(f"{text}\n")
+    wide = max((len(option.name) for option in settings), default=0)
+    for option in settings:
+        default = "required" if option.required else f"default {_shown(option.default)}"
+        terminal.answer("  ", Paint(f"{option.name:<{wide}}", "bold"), f"  {_type(option.type)}, {default}")
+        terminal.answer(f"  {'':<{wide}}  ", " ".join(option.help.split()))
+    needed = [f"{option.name}=…" for option in settings if option.required]
+    terminal.answer(f"\nOn the command line: posttrain {' '.join([name, 'model=lab', *needed])}")
+    if used := shelf.using(name):
+        terminal.answer(f"Shipped recipes: {', '.join(used)}")
+        terminal.next(f"posttrain run {used[0]}", f"posttrain new {used[0]}")
+    return 0
+
+
+def _type(written: str) -> str:
+    """A type as a reader wants it: no module paths, and the words of a Literal as alternatives."""
+    words = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace(", ", " | ").replace("'", ""), written)
+    return re.sub(r"\b(\w+\.)+(?=[A-Z])", "", words).replace("None", "none")
+
+
+def _shown(default: Any) -> str:
+    return "none" if default is None else repr(default) if isinstance(default, str) else str(default)
+
+
+def recipes(words: list[str], terminal: Terminal) -> int:
+    """`posttrain recipes`"""
+    Words("recipes", "The recipes that ship with the package.").read(words)
+    found = shelf.shipped()
+    if terminal.json:
+        listed = [{"name": name, "summary": shelf.summary(path), "path": str(path)} for name, path in found.items()]
+        terminal.object({"recipes": listed})
+        return 0
+    wide = max(map(len, found), default=0)
+    for name, path in found.items():
+        terminal.answer("  ", Paint(f"{name:<{wide}}", "bold"), f"  {shelf.summary(path)}")
+    terminal.next("posttrain run NAME", "posttrain new NAME")
+    return 0
+
+
+def new(words: list[str], terminal: Terminal) -> int:
+    """`posttrain new [RECIPE] [-o FILE]`"""
+    parser = Words("new", "Copies a shipped recipe (the quick start if none is named), to change it.")
+    parser.add_argument("recipe", nargs="?", default="quickstart", metavar="RECIPE")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to (default: NAME.yaml here)")
+    asked = parser.read(words)
+    found = shelf.shipped()
+    if asked.recipe not in found:
+        raise UsageError(f"No recipe {asked.recipe!r} ships with posttrain. {nearest(asked.recipe, found)}")
+    target = asked.output or Path(f"{asked.recipe}.yaml")
+    if target.exists():
+        raise UsageError(f"{target} exists already. Name another file with `-o FILE`.")
+    if not target.parent.is_dir():
+        raise UsageError(f"There is no folder {target.parent}. Make it first, or name another file with `-o FILE`.")
+    shutil.copyfile(found[asked.recipe], target)
+    if terminal.json:
+        terminal.object({"recipe": str(target)})
+    else:
+        terminal.answer(str(target))
+    terminal.next(f"posttrain plan {target}", f"posttrain run {target}")
+    return 0
+
+
+def env(words: list[str], terminal: Terminal) -> int:
+    """`posttrain env`"""
+    Words("env", "Versions, cores, memory and disk of this machine.").read(words)
+    found = dict(_environment())
+    if terminal.json:
+        terminal.object(found)
+        return 0
+    wide = max(map(len, found))
+    for name, value in found.items():
+        terminal.answer("  ", Paint(f"{name:<{wide}}", "bold"), f"  {value}")
+    return 0
+
+
+def _environment() -> Iterator[tuple[str, str]]:
+    from posttrain.engine.environment import environment, memory
+    from posttrain.engine.files import readable
+
+    yield from environment().items()
+    yield "memory", readable(memory())
+    yield "free disk", f"{readable(shutil.disk_usage('.').free)} in {Path.cwd()}"
+    yield "accelerator", _accelerator()
+
+
+def _accelerator() -> str:
+    """What torch would compute on. Imports torch, which takes a second or two."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
