@@ -59,19 +59,23 @@ def few_shot(policy: Policy, split: str, k: int, seed: int = 0) -> float:
     return exact_by_task(policy, rows, prompts)["all"]
 
 
+def plain_text_figures(policy: Policy, split: str) -> dict[str, dict[str, float]]:
+    """Exact match in plain text by dataset and task, and word maps by number of examples."""
+    found = {}
+    for name in ("chat", "facts", "chain", "howto"):
+        rows = lab.rows(f"{name}/{split}")
+        found[name] = exact_by_task(policy, rows, [row["plain"] for row in rows])
+    found["word_map"] = {f"k={k}": few_shot(policy, split, k) for k in (0, 1, 2, 4, 8)}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=lab.base())
     parser.add_argument("--split", default="dev", choices=("dev", "test"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    policy = load(asked.model)
-    found: dict[str, Any] = {}
-    for name in ("chat", "facts", "chain", "howto"):
-        rows = lab.rows(f"{name}/{asked.split}")
-        found[name] = exact_by_task(policy, rows, [row["plain"] for row in rows])
-    found["word_map"] = {f"k={k}": few_shot(policy, asked.split, k) for k in (0, 1, 2, 4, 8)}
-    print(json.dumps(found, indent=1))
+    print(json.dumps(plain_text_figures(load(asked.model), asked.split), indent=1))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lab_build import tokenizer as tokenizers
+from lab_build.card import card
+from lab_build.evaluate import load, plain_text_figures
 from posttrain import lab
 from posttrain.data.batch import Batch
 from posttrain.engine.job import Job
@@ -152,9 +154,11 @@ def main() -> None:
         "tokens": sum(tree.n_tokens() for tree in read),
         "seconds": round(sum(entry["seconds"] for entry in curve)),
         "loss_on_text_dev": round(held_out_loss, 4),
+        "plain_text_on_dev": plain_text_figures(load(asked.out), "dev"),
         "curve": curve,
     }
     (asked.out / "training_log.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (asked.out / "README.md").write_text(card(summary))
     print(f"Done: loss {held_out_loss:.4f} on text/dev. The model is in {asked.out}.")
 
 
