@@ -7,7 +7,7 @@ left and the alerts are computed here, from events alone.
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class _Progress:
         self.loss = LossWatch()
 
     def point(self, fields: Mapping[str, Any]) -> None:
-        now, step, of = self.events.clock(), int(fields["step"]), int(fields["of"])
+        now, step, of = self.events.clock(), int(fields["step"]), max(1, int(fields["of"]))
         if self.recent and step <= self.recent[-1][1]:
             self.recent.clear()
         self.recent.append((now, step))
@@ -116,7 +116,3 @@ def _tidy(value: Any) -> Any:
         return tidy(value)
     return [_tidy(inner) for inner in value] if isinstance(value, list | tuple) else value
 
-
-def told_of(points: Iterator[Event], stage: str) -> Iterator[Event]:
-    """The events of one stage."""
-    return (event for event in points if event.fields.get("stage") == stage)

@@ -28,6 +28,11 @@ class Input:
     node: Node
     rows: Rows | None = None
 
+    @property
+    def identity(self) -> str:
+        """The same for two Inputs that read the same thing."""
+        return f"model {self.name}" if self.rows is None else f"rows {self.rows.model_dump_json()}"
+
 
 @dataclass(frozen=True)
 class Step:

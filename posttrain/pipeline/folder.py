@@ -1,0 +1,73 @@
+"""The folder of a run: `<recipe>-<n>/` with recipe.yaml, plan.json, events.jsonl, report.md and report.html.
+
+The same recipe continues its folder, whatever its comments say; a different one, or one that another process is
+running right now, gets the next number.
+"""
+
+import fcntl
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from posttrain.engine.files import replace_text, room_for
+
+RECIPE, PLAN, EVENTS, LOCK = "recipe.yaml", "plan.json", "events.jsonl", ".lock"
+
+
+@contextmanager
+def run_folder(out: Path, name: str, digest: str) -> Iterator[Path]:
+    """The folder to run a recipe in, locked while inside."""
+    with room_for("the run's folder", out if out.is_dir() else Path.cwd()):
+        out.mkdir(parents=True, exist_ok=True)
+    for folder in candidates(out, name, digest):
+        with suppress(FileExistsError), room_for("the run's folder", out):
+            folder.mkdir(exist_ok=(folder / PLAN).is_file())
+            with _locked(folder) as held:
+                if held:
+                    yield folder
+                    return
+
+
+def candidates(out: Path, name: str, digest: str) -> Iterator[Path]:
+    """The folders of this recipe, the latest first, then new ones."""
+    numbered = sorted(_numbered(out, name))
+    for _, folder in reversed(numbered):
+        if _digest_in(folder) == digest:
+            yield folder
+    last = numbered[-1][0] if numbered else 0
+    yield from (out / f"{name}-{number}" for number in range(last + 1, last + 1000))
+
+
+def _numbered(out: Path, name: str) -> Iterator[tuple[int, Path]]:
+    for folder in out.glob("*"):
+        number = re.fullmatch(re.escape(name) + r"-(\d{1,9})", folder.name)
+        if number and folder.is_dir():
+            yield int(number[1]), folder
+
+
+def _digest_in(folder: Path) -> str | None:
+    with suppress(OSError, ValueError, AttributeError):
+        return json.loads((folder / PLAN).read_text(encoding="utf-8")).get("recipe")
+    return None
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Holds the folder; the system lets go of it when the process dies. Gives False when another one holds it."""
+    with (folder / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def write_plan(folder: Path, text: str, planned: dict[str, Any]) -> None:
+    """Stores what is about to be run."""
+    with room_for("the run's folder", folder):
+        replace_text(folder / RECIPE, text)
+        replace_text(folder / PLAN, json.dumps(planned, indent=1, ensure_ascii=False) + "\n")

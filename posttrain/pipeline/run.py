@@ -1,0 +1,166 @@
+"""Running a recipe: into one folder, through events, to a report. The same command continues what was begun."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from posttrain.engine.files import replace_text, room_for
+from posttrain.engine.store import Store
+from posttrain.recipes import locate
+from posttrain.schema.artifacts import Model
+from posttrain.schema.errors import Stopped, UsageError, nearest
+from posttrain.schema.record import RunRecord
+
+from . import plan as planning
+from .events import Events, Told
+from .folder import EVENTS, run_folder, write_plan
+from .listing import as_json
+from .plan import Plan
+from .record import read_run
+from .tree import written
+from .walk import Walk, what_failed
+from .work import Outside, base_of, find_outside, states
+
+STORE = "store"
+RUNS = Path("runs")
+Source = str | Path | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came out: the models by name, and where the report is. `gates_failed` means that the run ended early."""
+
+    name: str
+    folder: Path
+    record: RunRecord
+    models: Mapping[str, Model]
+    report: Path
+    gates_failed: bool
+
+
+def run(
+    recipe: Source,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | str = RUNS,
+    on_event: Told | None = None,
+    stop: Callable[[], bool] | None = None,
+    until: str | None = None,
+) -> Run:
+    """Runs a recipe: a file, the name of a shipped one, YAML text (with a newline), or a mapping.
+
+    What the store holds is kept, the rest is made; `until` ends after a stage; `stop` is asked between steps. Raises
+    RecipeError before anything is written, Stopped after a checkpoint was saved, and whatever a method raises.
+    """
+    out = Path(out)
+    damage: list[str] = []
+    store = Store(out / STORE, on_damage=damage.append, on_wait=lambda key: _stop_waiting(stop))
+    plan, outside = prepare(recipe, overrides, store)
+    if until is not None and until not in plan.suite and until not in {step.name for step in plan.steps}:
+        raise UsageError(f"There is no stage {until!r} to end after. {nearest(until, [s.name for s in plan.steps])}")
+    with run_folder(out, plan.recipe.name, plan.recipe.digest) as folder:
+        store.tidy()
+        write_plan(folder, plan.recipe.text, {**as_json(plan), "base": _base(plan, outside)})
+        with _events(folder, on_event) as events:
+            store.on_damage = lambda text: events.emit("alert", level="warning", title=text, cure="")
+            for text in damage:
+                store.on_damage(text)
+            walk = Walk(plan, store, outside, events, folder.name, stop or _never)
+            passed = _told(walk, until)
+        record = read_run(folder)
+    return Run(folder.name, folder, record, walk.models(), folder / "report.html", not passed)
+
+
+def preview(recipe: Source, overrides: Sequence[str] = (), *, out: Path | str = RUNS) -> tuple[Plan, dict[str, str]]:
+    """The plan of a recipe, and for every step and measurement (`sft`, `chat of sft`) whether it would be `kept` or
+    `made`. Raises what `run` would raise before it starts."""
+    store = Store(Path(out) / STORE)
+    plan, outside = prepare(recipe, overrides, store)
+    return plan, states(plan, store, outside)
+
+
+def prepare(recipe: Source, overrides: Sequence[str], store: Store) -> tuple[Plan, Outside]:
+    """The plan, and all that it reads from outside. Raises RecipeError with every problem of either kind."""
+    text, where = recipe_text(recipe)
+    plan = planning.load(text, where, overrides)
+    outside = find_outside(plan, store)
+    base = outside[base_of(plan).identity]
+    assert isinstance(base, Model)
+    return (plan if base.form == "dense" else planning.plan(plan.recipe, base.form)), outside
+
+
+def recipe_text(recipe: Source) -> tuple[str, str]:
+    """The text of a recipe, and what to call it in messages."""
+    if isinstance(recipe, Mapping):
+        return written(dict(recipe)), "recipe"
+    if isinstance(recipe, str) and "\n" in recipe:
+        return recipe, "recipe"
+    path = locate(recipe)
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as text ({error}). Name a YAML file in UTF-8.") from error
+
+
+def _base(plan: Plan, outside: Outside) -> dict[str, Any]:
+    base = outside[base_of(plan).identity]
+    return {**base.manifest(), "path": str(base.path)}
+
+
+@contextmanager
+def _events(folder: Path, on_event: Told | None) -> Iterator[Events]:
+    events = Events(folder / EVENTS, on_event)
+    try:
+        yield events
+    finally:
+        events.close()
+
+
+def _told(walk: Walk, until: str | None) -> bool:
+    """Walks a plan between the first and the last event of a run. Returns whether all gates were passed."""
+    plan, folder, begun = walk.plan, walk.events.path.parent, time.monotonic()
+    walk.events.emit(
+        "run_started",
+        run=walk.run,
+        recipe=plan.recipe.digest,
+        stages=[step.name for step in plan.steps],
+        models=list(plan.suite),
+        pid=os.getpid(),
+        host=platform.node(),
+    )
+    try:
+        passed = walk.go(until)
+        write_reports(folder)
+    except (Stopped, KeyboardInterrupt) as error:
+        walk.events.emit("stopped", why=str(error) or "interrupted", stage=walk.doing)
+        raise
+    except BaseException as error:
+        walk.events.emit("failed", **what_failed(error, walk.doing))
+        raise
+    walk.events.emit("run_finished", seconds=time.monotonic() - begun, report=f"{walk.run}/report.html")
+    return passed
+
+
+def write_reports(folder: Path) -> None:
+    """Computes report.md and report.html of a run from what it left behind."""
+    from posttrain.report.html import html
+    from posttrain.report.markdown import markdown
+
+    record = read_run(folder)
+    with room_for("the report", folder):
+        replace_text(folder / "report.md", markdown(record))
+        replace_text(folder / "report.html", html(record))
+
+
+def _stop_waiting(stop: Callable[[], bool] | None) -> None:
+    if stop and stop():
+        raise Stopped("Stopped while another process was making the same artifact. Run the same command to go on.")
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,156 @@
+"""Walking a plan: keep or make each step, measure each model, hold it to its gates, and tell every event."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from posttrain.engine.store import Store
+from posttrain.schema.artifacts import Artifact, Model
+from posttrain.schema.errors import PosttrainError, RecipeError, Stopped, nearest
+from posttrain.schema.findings import Findings
+
+from . import alerts
+from .events import Events
+from .leaks import Leaks
+from .plan import Plan, Step
+from .recipe import BASE, RELATIVE, Gate
+from .record import read_findings
+from .work import Outside, Work, base_of, given, of_model
+
+ROUNDING = 1e-9
+
+
+@dataclass
+class Walk:
+    """A plan on its way. `made` are the artifacts by step, `found` the findings by (model, measure)."""
+
+    plan: Plan
+    store: Store
+    outside: Outside
+    events: Events
+    run: str
+    stop: Callable[[], bool]
+    made: dict[str, Artifact] = field(default_factory=dict)
+    found: dict[tuple[str, str], Findings] = field(default_factory=dict)
+    doing: str = ""
+
+    def __post_init__(self) -> None:
+        self.leaks = Leaks(self.store)
+        self.made[BASE] = self.outside[base_of(self.plan).identity]
+
+    def go(self, until: str | None = None) -> bool:
+        """Walks to the end, or until after a step. Returns whether all gates were passed."""
+        self.measure(BASE)
+        self.check_metrics()
+        for step in self.plan.steps:
+            self.step(step)
+            self.measure(step.name)
+            if not all([self.gate(step, gate) for gate in step.gates]):
+                return False
+            if step.name == until:
+                break
+        return True
+
+    def models(self) -> dict[str, Model]:
+        """The models that there are now, by name."""
+        return {name: artifact for name, artifact in self.made.items() if isinstance(artifact, Model)}
+
+    def work(self, step: Step) -> Work:
+        return Work(step, given(step, self.made, self.outside), self.plan.recipe.seed)
+
+    def check_stop(self) -> None:
+        if self.stop():
+            raise Stopped("Stopped between two stages. Run the same command to go on.")
+
+    def step(self, step: Step) -> None:
+        """Keeps or makes what a stage makes."""
+        self.doing = step.name
+        work = self.work(step)
+        kept = self.store.find(work.key)
+        if kept is not None:
+            self.events.emit("stage_kept", stage=step.name, **self.place(kept))
+        else:
+            kept = self.make(step, work)
+        self.made[step.name] = kept
+        for alert in alerts.of_facts(kept.facts):
+            self.events.emit("alert", stage=step.name, **alert)
+
+    def make(self, step: Step, work: Work) -> Artifact:
+        self.check_stop()
+        self.events.emit("stage_started", stage=step.name, method=step.method)
+        begun = time.monotonic()
+        made = work.make(self.store, f"{self.run}/{step.name}", self.events.of(step.name), self.stop)
+        self.events.emit("stage_finished", stage=step.name, **self.place(made), seconds=time.monotonic() - begun)
+        return made
+
+    def place(self, artifact: Artifact) -> dict[str, str]:
+        """What an event says of an artifact: its digest, and its folder as seen from the folder of all runs."""
+        return {"artifact": artifact.digest, "folder": f"{self.store.root.name}/{artifact.path.name}"}
+
+    def measure(self, name: str) -> None:
+        """Measures a model with all of its suite; what was measured before is kept."""
+        for measure in self.plan.measures_of(name):
+            self.doing = name
+            work = self.work(of_model(measure, name))
+            kept = self.store.find(work.key)
+            if kept is None:
+                self.check_stop()
+                emit = self.events.of(name, measure=measure.name)
+                evidence = work.make(self.store, f"{self.run}/{measure.name} of {name}", emit, self.stop)
+            else:
+                evidence = kept
+            self.found[name, measure.name] = self.findings(evidence.path, measure)
+            self.events.emit("measured", model=name, measure=measure.name, kept=kept is not None, **self.place(evidence))
+            self.warn_of_leaks(name, measure, work)
+
+    def findings(self, folder: Path, measure: Step) -> Findings:
+        found = read_findings(folder)
+        if found is None:
+            raise PosttrainError(f"{folder} holds no findings. Remove it, and run the same command again.")
+        return replace(found, name=measure.name)
+
+    def warn_of_leaks(self, name: str, measure: Step, work: Work) -> None:
+        model = self.made[name]
+        assert isinstance(model, Model)
+        for seen, tested, method in self.leaks.of(model, type(measure.stage), work.given):
+            title = f"{name} is measured with {measure.name} on {seen} of {tested} questions that {method} read to make it"
+            self.events.emit("alert", level="warning", title=title, model=name, cure="Measure with rows that no stage reads.")
+
+    def check_metrics(self) -> None:
+        """Raises RecipeError for gates on metrics that there are not, as soon as the base has shown which there are."""
+        problems = [gate.node.problem(wrong) for gate in self.gates() for wrong in self.unknown_metric(gate, BASE)]
+        if problems:
+            raise RecipeError(dict.fromkeys(problems))
+
+    def gates(self) -> Iterator[Gate]:
+        return (gate for step in self.plan.steps for gate in step.gates)
+
+    def unknown_metric(self, gate: Gate, model: str) -> Iterator[str]:
+        measure, _, metric = gate.metric.partition(".")
+        found = self.found.get((model, measure))
+        if found and metric not in found.metrics:
+            yield f"{measure!r} finds no {metric!r}. {nearest(metric, found.metrics)}"
+
+    def gate(self, step: Step, gate: Gate) -> bool:
+        """Whether a limit holds for what a step made."""
+        for wrong in self.unknown_metric(gate, step.name):
+            raise PosttrainError(f"The gate after {step.name}: {wrong}")
+        value = self.metric(step.name, gate)
+        if gate.rule in RELATIVE:
+            value = value - self.metric(step.source, gate)
+            value = -value if gate.rule == "drop_at_most" else value
+        passed = value >= gate.limit - ROUNDING if gate.rule == "at_least" else value <= gate.limit + ROUNDING
+        self.events.emit("gate", stage=step.name, rule=str(gate), value=value, limit=gate.limit, passed=passed)
+        return passed
+
+    def metric(self, model: str, gate: Gate) -> float:
+        measure, _, metric = gate.metric.partition(".")
+        return self.found[model, measure].metrics[metric].value
+
+
+def what_failed(error: BaseException, stage: str) -> dict[str, Any]:
+    """The fields of the event `failed`."""
+    kind = error.kind if isinstance(error, PosttrainError) else type(error).__name__
+    return {"stage": stage, "error": kind, "message": str(error)}

@@ -1,0 +1,137 @@
+"""One piece of work: a step with its inputs in hand. From them comes the key that decides whether it is done again."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from posttrain.engine.job import Job
+from posttrain.engine.method import Made
+from posttrain.engine.store import Store
+from posttrain.schema.artifacts import Artifact, Dataset, Model, hash_of
+from posttrain.schema.errors import Problem, RecipeError, UsageError
+from posttrain.schema.settings import keyed
+
+from .plan import Input, Plan, Step
+from .recipe import BASE
+from .record import MADE_BY
+
+Given = Model | tuple[Dataset, ...]
+Outside = Mapping[str, Artifact]  # by the identity of an Input
+SEVERAL = "+"  # between the digests of several sources of one input
+
+
+@dataclass(frozen=True)
+class Work:
+    """A step and what it is given, by the name of the parameter."""
+
+    step: Step
+    given: Mapping[str, Given]
+    seed: int
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """The digests of the inputs, those of several sources joined."""
+        return {name: _digest(given) for name, given in self.given.items()}
+
+    @cached_property
+    def key(self) -> str:
+        stage = self.step.stage
+        return hash_of([self.step.method, stage.version, keyed(stage), self.digests, self.seed])
+
+    @property
+    def blank(self) -> Artifact:
+        """What the artifact will be, as far as it is known before the work."""
+        stage = self.step.stage
+        return stage.artifact(
+            Path(),
+            "",
+            method=self.step.method,
+            version=stage.version,
+            settings=stage.model_dump(mode="json"),
+            inputs=self.digests,
+            seed=self.seed,
+        )
+
+    def make(self, store: Store, made_by: str, emit: Callable[..., None], stop: Callable[[], bool]) -> Artifact:
+        """The artifact, made now unless another process was quicker. `made_by` becomes one of its facts."""
+
+        def work(folder: Path, scratch: Path) -> Made:
+            made = self.step.stage.run(Job(folder, scratch, self.seed, emit, stop), **self.given)
+            return replace(made, facts={**made.facts, MADE_BY: made_by})
+
+        return store.make(self.key, self.blank, work)
+
+
+def _digest(given: Given) -> str:
+    return given.digest if isinstance(given, Model) else SEVERAL.join(dataset.digest for dataset in given)
+
+
+def given(step: Step, made: Mapping[str, Artifact], outside: Outside) -> dict[str, Given]:
+    """The inputs of a step as artifacts. Raises KeyError where one is not made yet."""
+    found: dict[str, Any] = {}
+    for name, sources in step.inputs.items():
+        artifacts = tuple(outside[s.identity] if s.step is None else _taken(made[s.step], s) for s in sources)
+        found[name] = artifacts if sources[0].rows else artifacts[0]
+    return found
+
+
+def _taken(artifact: Artifact, source: Input) -> Artifact:
+    """What an earlier step made, read as its `columns` and `take` say."""
+    rows = source.rows
+    if rows is None or not isinstance(artifact, Dataset) or not (rows.columns or rows.take):
+        return artifact
+    digest = hash_of([artifact.digest, rows.columns, rows.take])
+    return replace(artifact, digest=digest, columns=rows.columns, take=rows.take)
+
+
+def find_outside(plan: Plan, store: Store) -> Outside:
+    """All that the recipe reads from outside, its model too. Raises RecipeError with everything that is not found."""
+    problems: list[Problem] = []
+    found: dict[str, Artifact] = {}
+    for source in (base_of(plan), *plan.outside()):
+        if source.identity in found:
+            continue
+        try:
+            found[source.identity] = store.dataset(source.rows) if source.rows else store.model(source.name)
+        except UsageError as error:
+            problems.append(source.node.problem(str(error)))
+    if problems:
+        raise RecipeError(dict.fromkeys(problems))
+    return found
+
+
+def base_of(plan: Plan) -> Input:
+    """The recipe's model."""
+    return Input(plan.recipe.model, None, plan.recipe.tree.nearest("model"))
+
+
+def states(plan: Plan, store: Store, outside: Outside) -> dict[str, str]:
+    """`kept` or `made` for every step, and for every measurement as `chat of sft`, as far as keys are known now."""
+    base = outside[base_of(plan).identity]
+    made = {BASE: base}
+    told: dict[str, str] = {}
+
+    def look(name: str, step: Step, has: Mapping[str, Artifact]) -> Artifact | None:
+        try:
+            kept = store.find(Work(step, given(step, has, outside), plan.recipe.seed).key)
+        except KeyError:  # an input is not made yet
+            kept = None
+        told[name] = "made" if kept is None else "kept"
+        return kept
+
+    for name in (BASE, *(step.name for step in plan.steps)):
+        step = next((step for step in plan.steps if step.name == name), None)
+        kept = look(name, step, made) if step else base
+        if kept is not None:
+            made[name] = kept
+        for measure in plan.measures_of(name):
+            look(f"{measure.name} of {name}", of_model(measure, name), made)
+    return told
+
+
+def of_model(measure: Step, model: str) -> Step:
+    """A measure of the suite as a step that is given one model."""
+    return replace(measure, inputs={"model": (Input(model, model, measure.node),), **measure.inputs})
+

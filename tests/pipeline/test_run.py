@@ -1,0 +1,293 @@
+"""Running: what is kept and made, in which order, and what stays behind however a run ends."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pipeline_fakes as fakes
+import pytest
+
+from posttrain.pipeline.record import read_run
+from posttrain.pipeline.run import Run, preview, run
+from posttrain.schema.errors import Diverged, PosttrainError, RecipeError, Stopped, UsageError
+from posttrain.schema.events import Event, parse
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran() -> None:
+    fakes.RAN.clear()
+
+
+@pytest.fixture
+def text(base: Path, rows: Path, test_rows: Path) -> str:
+    return f"""
+name: demo
+model: {base}
+measure:
+  - pipeline_fakes:Score: {{name: chat, data: {test_rows}}}
+  - pipeline_fakes:Weigh
+stages:
+  - pipeline_fakes:Tune: {{data: {rows}}}
+  - pipeline_fakes:Write: {{data: {rows}}}
+  - pipeline_fakes:Tune: {{name: second, data: write, strength: 0.2}}
+  - pipeline_fakes:Compress: {{from: tune}}
+"""
+
+
+ALL = ["score", "weigh", "tune", "score", "weigh", "write", "tune", "score", "weigh", "compress", "score"]
+
+
+def ran() -> list[str]:
+    names = list(fakes.RAN)
+    fakes.RAN.clear()
+    return names
+
+
+def events(result: Run | Path) -> list[Event]:
+    folder = result if isinstance(result, Path) else result.folder
+    return list(parse((folder / "events.jsonl").read_text()))
+
+
+def test_a_run_makes_measures_and_reports(text: str, tmp_path: Path) -> None:
+    result = run(text, out=tmp_path / "runs")
+    assert ran() == ALL
+    assert result.name == "demo-1" and not result.gates_failed
+    assert list(result.models) == ["base", "tune", "second", "compress"]
+    assert sorted(path.name for path in result.folder.iterdir() if path.name != ".lock") == [
+        "events.jsonl", "plan.json", "recipe.yaml", "report.html", "report.md",
+    ]  # fmt: skip
+    record = result.record
+    assert record == read_run(result.folder)
+    assert [stage.state for stage in record.stages] == ["made"] * 4
+    assert [stage.model for stage in record.stages] == ["tune", None, "second", "compress"]
+    assert record.model("compress").form == "gptq" and list(record.model("compress").findings) == ["chat"]
+    assert record.model("base").findings["chat"].samples[0].id == "1"
+    assert [(point.step, point.loss) for point in record.stages[0].curve] == [(1, 1.0), (2, 0.5), (3, 0.333333)]
+    assert record.stages[0].facts == {"n_rows": 6}
+    assert not record.warnings[1:] and "compress is not measured with weigh" in record.warnings[0]
+
+
+def test_a_second_run_keeps_everything_in_the_same_folder(text: str, tmp_path: Path) -> None:
+    first = run(text, out=tmp_path / "runs")
+    ran()
+    again = run("# a comment\n" + text, out=tmp_path / "runs")
+    assert ran() == []
+    assert again.folder == first.folder
+    assert [stage.state for stage in again.record.stages] == ["kept"] * 4
+    assert again.record.stages[0].curve == first.record.stages[0].curve
+    assert again.record.stages[0].seconds == first.record.stages[0].seconds
+    assert [m.digest for m in again.record.models] == [m.digest for m in first.record.models]
+    assert [m.findings for m in again.record.models] == [m.findings for m in first.record.models]
+
+
+def test_a_changed_option_makes_only_what_follows(text: str, tmp_path: Path) -> None:
+    first = run(text, out=tmp_path / "runs")
+    ran()
+    second = run(text, ["second.strength=0.5"], out=tmp_path / "runs")
+    assert ran() == ["tune", "score", "weigh"]
+    assert second.name == "demo-2"
+    assert [stage.state for stage in second.record.stages] == ["kept", "kept", "made", "kept"]
+    assert second.record.stages[0].curve == first.record.stages[0].curve  # told by the run that made it
+
+
+def test_a_changed_first_stage_makes_all_that_follows(text: str, tmp_path: Path) -> None:
+    run(text, out=tmp_path / "runs")
+    ran()
+    run(text, ["tune.strength=0.5"], out=tmp_path / "runs")
+    assert ran() == ALL[2:]
+
+
+def test_a_cosmetic_option_changes_no_key(text: str, tmp_path: Path) -> None:
+    run(text, out=tmp_path / "runs")
+    ran()
+    assert run(text, ["tune.log_every=7"], out=tmp_path / "runs").name == "demo-2"
+    assert ran() == []
+
+
+def test_a_changed_file_changes_what_read_it(text: str, rows: Path, tmp_path: Path) -> None:
+    run(text, out=tmp_path / "runs")
+    ran()
+    rows.write_text(rows.read_text() + '{"prompt": "And 9?", "answer": "9"}\n')
+    run(text, out=tmp_path / "runs")
+    assert ran() == ALL[2:]
+
+
+def test_a_seed_is_part_of_every_key(text: str, tmp_path: Path) -> None:
+    run(text, out=tmp_path / "runs")
+    ran()
+    run(text, ["seed=1"], out=tmp_path / "runs")
+    assert ran() == ALL
+
+
+def test_what_damage_was_done_is_made_again(text: str, tmp_path: Path) -> None:
+    first = run(text, out=tmp_path / "runs")
+    ran()
+    (first.models["tune"].path / "model.safetensors").write_text("other bytes")
+    again = run(text, out=tmp_path / "runs")
+    assert ran() == ["tune"]  # the same bytes come out, so what followed is still right
+    assert any("is damaged" in warning for warning in again.record.warnings)
+    assert again.models["tune"].digest == first.models["tune"].digest
+
+
+def test_until_ends_after_a_stage(text: str, tmp_path: Path) -> None:
+    result = run(text, out=tmp_path / "runs", until="tune")
+    assert ran() == ALL[:5]
+    assert [stage.state for stage in result.record.stages] == ["made", "not reached", "not reached", "not reached"]
+    with pytest.raises(UsageError, match="Did you mean 'tune'?"):
+        run(text, out=tmp_path / "runs", until="tuna")
+
+
+@pytest.mark.parametrize(
+    ("gate", "passes"),
+    [
+        ("chat.accuracy: {at_least: 0}", True),
+        ("chat.accuracy: {at_least: 1.1}", False),
+        ("chat.accuracy: {at_most: -1}", False),
+        ("weigh.bytes: {drop_at_most: 2}", False),
+        ("weigh.bytes: {drop_at_most: 3}", True),
+        ("weigh.bytes: {rise_at_most: -4}", False),
+        ("weigh.bytes: {rise_at_most: 0}", True),
+    ],
+)
+def test_gates(text: str, tmp_path: Path, gate: str, passes: bool) -> None:
+    result = run(text, [f"tune.gate={{{gate}}}"], out=tmp_path / "runs")
+    assert result.gates_failed is not passes
+    assert ran() == (ALL if passes else ALL[:5])
+    (found,) = result.record.stages[0].gates
+    assert found.passed is passes
+    assert (result.folder / "report.html").is_file()
+    assert [e.kind for e in events(result)][-1] == "run_finished"
+    run(text, [f"tune.gate={{{gate}}}"], out=tmp_path / "runs")
+    assert ran() == []
+
+
+def test_the_drop_is_taken_from_the_source(text: str, tmp_path: Path) -> None:
+    result = run(text, ["tune.gate={weigh.bytes: {drop_at_most: 3}}"], out=tmp_path / "runs")
+    (gate,) = result.record.stages[0].gates
+    before, after = (result.record.model(m).findings["weigh"].metrics["bytes"].value for m in ("base", "tune"))
+    assert gate.value == before - after and gate.rule == "weigh.bytes drop_at_most 3"
+
+
+def test_a_gate_on_no_metric_is_found_before_anything_is_trained(text: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="'chat' finds no 'acuracy'. Did you mean 'accuracy'?"):
+        run(text, ["second.gate={chat.acuracy: {at_least: 1}}"], out=tmp_path / "runs")
+    assert ran() == ["score", "weigh"]
+
+
+def test_nothing_is_written_when_inputs_are_missing(text: str, rows: Path, test_rows: Path, tmp_path: Path) -> None:
+    rows.unlink()
+    test_rows.unlink()
+    with pytest.raises(RecipeError) as caught:
+        run(text, out=tmp_path / "runs")
+    assert [problem.line for problem in caught.value.problems] == [5, 8, 9]
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+def test_a_failure_is_told_and_carried_on(text: str, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    with pytest.raises(Diverged):
+        run(text, ["second.fail=diverge"], out=out)
+    last = events(out / "demo-1")[-1]
+    assert last.kind == "failed" and last.fields["error"] == "diverged" and last.fields["stage"] == "second"
+    record = read_run(out / "demo-1")
+    assert [stage.state for stage in record.stages] == ["made", "made", "failed", "not reached"]
+    assert len(record.stages[2].curve) == 3
+    with pytest.raises(ZeroDivisionError):
+        run(text, ["second.fail=crash"], out=out)
+    assert events(out / "demo-2")[-1].fields["error"] == "ZeroDivisionError"
+
+
+def test_a_stop_is_told_and_the_next_run_goes_on(text: str, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    with pytest.raises(Stopped):
+        run(text, out=out, stop=lambda: "write" in fakes.RAN)
+    assert events(out / "demo-1")[-1].kind == "stopped"
+    ran()
+    assert run(text, out=out).name == "demo-1"
+    assert ran() == ALL[6:]
+
+
+def test_a_model_measured_on_what_it_was_trained_on_is_told(text: str, rows: Path, test_rows: Path, tmp_path: Path) -> None:
+    assert "questions" not in " ".join(run(text, out=tmp_path / "runs").record.warnings)
+    with test_rows.open("a") as file:
+        file.write(rows.read_text().splitlines()[0] + "\n")
+    warnings = run(text, out=tmp_path / "runs").record.warnings
+    told = [warning for warning in warnings if "questions" in warning]
+    assert [warning.split(" is ")[0] for warning in told] == ["tune", "second", "compress"]
+    assert "on 1 of 4 questions that pipeline_fakes:Tune read to make it" in told[0]
+
+
+def test_the_lineage_reaches_back_beyond_the_recipe(text: str, base: Path, rows: Path, tmp_path: Path) -> None:
+    first = run(text, out=tmp_path / "runs")
+    later = f"""
+name: later
+model: {first.models["compress"].path}
+measure: [pipeline_fakes:Score: {{data: {rows}}}]
+"""
+    assert "base is measured with score on 6 of 6 questions" in run(later, out=tmp_path / "runs").record.warnings[0]
+
+
+def test_a_different_recipe_gets_the_next_number(text: str, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    names = [run(text, extra, out=out).name for extra in ([], ["seed=1"], [], ["seed=1"], ["seed=2"])]
+    assert names == ["demo-1", "demo-2", "demo-1", "demo-2", "demo-3"]
+
+
+def test_a_folder_in_use_is_left_alone(text: str, tmp_path: Path) -> None:
+    inner: list[str] = []
+
+    def watch(event: Event) -> None:
+        if event.kind == "run_started" and not inner:
+            inner.append("")
+            inner[0] = run(text, out=tmp_path / "runs").name
+
+    assert run(text, out=tmp_path / "runs", on_event=watch).name == "demo-1"
+    assert inner == ["demo-2"]
+
+
+def test_the_stored_recipe_runs_again_as_the_same(text: str, tmp_path: Path) -> None:
+    first = run(text, ["tune.strength=6e-4"], out=tmp_path / "runs")
+    ran()
+    again = run(first.folder / "recipe.yaml", out=tmp_path / "runs")
+    assert again.folder == first.folder and ran() == []
+
+
+def test_a_moved_folder_of_runs_can_be_read(text: str, tmp_path: Path) -> None:
+    first = run(text, out=tmp_path / "runs")
+    shutil.move(tmp_path / "runs", tmp_path / "elsewhere")
+    record = read_run(tmp_path / "elsewhere" / "demo-1")
+    assert record.stages == first.record.stages
+    assert record.model("tune").findings == first.record.model("tune").findings
+
+
+def test_the_preview_knows_what_would_be_kept(text: str, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    assert set(preview(text, out=out)[1].values()) == {"made"}
+    assert not out.exists()
+    run(text, out=out)
+    assert set(preview(text, out=out)[1].values()) == {"kept"}
+    states = preview(text, ["second.strength=9"], out=out)[1]
+    assert [name for name, state in states.items() if state == "made"] == ["second", "chat of second", "weigh of second"]
+
+
+def test_an_empty_suite_and_an_empty_list_of_stages(base: Path, tmp_path: Path) -> None:
+    assert run(f"model: {base}\nmeasure: [pipeline_fakes:Weigh]\n", out=tmp_path / "runs").record.stages == ()
+    assert run(f"model: {base}\nstages: [pipeline_fakes:Compress]\n", out=tmp_path / "runs").models["compress"].form == "gptq"
+
+
+def test_a_base_of_another_form_is_planned_as_what_it_is(text: str, tmp_path: Path) -> None:
+    small = run(text, out=tmp_path / "runs").models["compress"]
+    with pytest.raises(RecipeError, match="'base' holds gptq ones"):
+        run(text, [f"model={small.path}"], out=tmp_path / "runs")
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(PosttrainError, match="is not the folder of a run"):
+        read_run(tmp_path)
+
+
+def test_plan_json_is_plain(text: str, tmp_path: Path) -> None:
+    planned = json.loads((run(text, out=tmp_path / "runs").folder / "plan.json").read_text())
+    assert planned["base"]["form"] == "dense" and [step["name"] for step in planned["steps"]] == [
+        "tune", "write", "second", "compress",
+    ]  # fmt: skip
