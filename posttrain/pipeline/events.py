@@ -112,7 +112,8 @@ def tidy(fields: Mapping[str, Any]) -> dict[str, Any]:
 def _tidy(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")  # a file name may hold what UTF-8 cannot
     if isinstance(value, Mapping):
         return tidy(value)
     return [_tidy(inner) for inner in value] if isinstance(value, list | tuple) else value
-

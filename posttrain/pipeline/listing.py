@@ -58,7 +58,11 @@ def as_text(plan: Plan, states: Mapping[str, str] | None = None) -> str:
 
 
 def _line(plan: Plan, step: Step, states: Mapping[str, str]) -> list[str]:
-    read = [f"{option} {' + '.join(s.name for s in sources)}" for option, sources in step.inputs.items() if option != "model"]
+    read = [
+        f"{option} {' + '.join(s.name for s in sources)}"
+        for option, sources in step.inputs.items()
+        if option != "model"
+    ]
     makes = (step.form or "") if step.makes_model else "data"
     return [
         step.name,

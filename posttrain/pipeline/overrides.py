@@ -29,7 +29,8 @@ def _spelt(value: object) -> object:
 
 def apply(tree: Node, overrides: Sequence[str]) -> tuple[Node, list[str], list[Problem]]:
     """The changed tree, one line `path old -> new` for each override, and what is wrong with them."""
-    changes, problems = [], []
+    changes: list[str] = []
+    problems: list[Problem] = []
     for text in overrides:
         where = f"override {text}"
         try:

@@ -12,7 +12,8 @@ from posttrain.engine.method import Stage
 from posttrain.schema.errors import Problem, RecipeError, nearest
 from posttrain.schema.settings import Rows, inputs
 
-from .recipe import BASE, NAME, RELATIVE, Entry, Gate, Recipe, Repeat, draft
+from .reading import NAME, draft
+from .recipe import BASE, RELATIVE, Entry, Gate, Recipe, Repeat
 from .tree import Node
 
 MOST_STEPS = 1000
@@ -81,8 +82,9 @@ def load(text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Pla
     """The plan of a recipe's text. Raises RecipeError with every problem of the text and of the plan."""
     recipe, problems = draft(text, where, overrides)
     planned, more = check(recipe)
-    if problems or more:
-        raise RecipeError(sorted({*problems, *more}, key=lambda p: (p.line or 0, p.message)))
+    found = sorted({*problems, *more}, key=lambda problem: (problem.line or 0, problem.message))
+    if found:
+        raise RecipeError(found)
     return planned
 
 
@@ -144,7 +146,9 @@ class _Wiring:
 
     def measure(self, entry: Entry) -> None:
         if entry.stage is not None:
-            self.measures.append(Step(entry.name, entry.method, entry.stage, self.inputs(entry, "", later=True), entry.node))
+            self.measures.append(
+                Step(entry.name, entry.method, entry.stage, self.inputs(entry, "", later=True), entry.node)
+            )
 
     def step(self, entry: Entry, rounds: str) -> None:
         name = entry.name + rounds
@@ -172,10 +176,15 @@ class _Wiring:
         found = self.resolve(entry.source, rounds)
         if found is None:
             models = [name for name, kind in self.kinds.items() if kind != "dataset"]
-            self.wrong(node, f"{entry.name}: no earlier stage is called {entry.source!r}. {nearest(entry.source, models)}")
+            self.wrong(
+                node, f"{entry.name}: no earlier stage is called {entry.source!r}. {nearest(entry.source, models)}"
+            )
             return self.current
         if self.kinds[found] == "dataset":
-            self.wrong(node, f"{entry.name}: {entry.source!r} makes data, and `from` wants a model. Write `data: {entry.source}`.")
+            self.wrong(
+                node,
+                f"{entry.name}: {entry.source!r} makes data, and `from` wants a model. Write `data: {entry.source}`.",
+            )
             return self.current
         return found
 
@@ -229,7 +238,9 @@ class _Wiring:
             return Input(name, None, node, rows)
         if self.kinds[found] not in (kind, None):
             makes, wants = self.kinds[found], "rows" if kind == "dataset" else "a model"
-            self.wrong(node, f"{entry.name}: {name!r} makes a {makes}, and {wants} is wanted. For a folder write `./{name}`.")
+            self.wrong(
+                node, f"{entry.name}: {name!r} makes a {makes}, and {wants} is wanted. For a folder write `./{name}`."
+            )
         return Input(found, found, node, rows)
 
     def give_suite(self, model: str, form: str | None, measured: bool) -> None:
@@ -245,8 +256,13 @@ class _Wiring:
             measure, known = gate.metric.partition(".")[0], {m.name: m.stage for m in self.recipe.measure}
             models = (step.name, step.source) if gate.rule in RELATIVE else (step.name,)
             if not step.makes_model:
-                self.wrong(gate.node, f"{entry.name}: it makes data, which no measure judges. Move the gate to a later stage.")
+                self.wrong(
+                    gate.node, f"{entry.name}: it makes data, which no measure judges. Move the gate to a later stage."
+                )
             elif measure not in known:
                 self.wrong(gate.node, f"{entry.name}: the suite has no measure {measure!r}. {nearest(measure, known)}")
             elif known[measure] and (unmeasured := [m for m in models if measure not in self.suite.get(m, ())]):
-                self.wrong(gate.node, f"{entry.name}: {unmeasured[0]!r} is not measured with {measure!r}. Remove the gate, or measure it.")
+                self.wrong(
+                    gate.node,
+                    f"{entry.name}: {unmeasured[0]!r} is not measured with {measure!r}. Remove the gate, or measure it.",
+                )

@@ -76,7 +76,9 @@ class _Reading:
             self.plan: dict[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
             self.recipe = (folder / RECIPE).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise UsageError(f"{folder} is not the folder of a run ({error}). Name one that `posttrain run` made.") from error
+            raise UsageError(
+                f"{folder} is not the folder of a run ({error}). Name one that `posttrain run` made."
+            ) from error
         self.runs: dict[str, list[Event]] = {}
 
     def events_of(self, run: str) -> list[Event]:
@@ -125,7 +127,9 @@ class _Reading:
     def models(self) -> dict[str, Model]:
         """The base and the model of every stage that made one, by name."""
         base = self.plan["base"]
-        models: dict[str, Any] = {BASE: from_manifest(Path(base["path"]), {k: v for k, v in base.items() if k != "path"})}
+        models: dict[str, Any] = {
+            BASE: from_manifest(Path(base["path"]), {k: v for k, v in base.items() if k != "path"})
+        }
         return models | {stage: made for stage, made in self.made.items() if isinstance(made, Model)}
 
     def model_record(self, name: str, model: Model) -> ModelRecord:
@@ -166,7 +170,9 @@ class _Reading:
 
 def _gate(event: Event) -> GateResult:
     value = event.fields["value"]
-    return GateResult(event.fields["rule"], float("nan") if value is None else value, event.fields["limit"], event.fields["passed"])
+    return GateResult(
+        event.fields["rule"], float("nan") if value is None else value, event.fields["limit"], event.fields["passed"]
+    )
 
 
 def read_findings(folder: Path) -> Findings | None:

@@ -5,9 +5,9 @@ alias of itself are mistakes; every mistake is a Problem with its line.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -26,10 +26,19 @@ SCALARS = {  # tag -> (the text it is written as, the characters that may start 
 }
 
 
+CONVERT: dict[str, Callable[[str], Any]] = {
+    "null": lambda text: None,
+    "bool": lambda text: text.lower() == "true",
+    "int": lambda text: int(text, 16 if text.startswith("0x") else 10),
+    "float": lambda text: float(re.sub(r"\.(?=inf|nan)", "", text.lower())),
+    "str": str,
+}
+
+
 class _Loader(yaml.SafeLoader):
     """Only used to compose nodes; values are made here."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -112,7 +121,9 @@ def read(text: str, where: str) -> tuple[Node, list[Problem]]:
 
 
 def _no_yaml(said: str, line: int | None, where: str) -> RecipeError:
-    return RecipeError([Problem(f"this is not YAML: {said}. Mend the line, or compare with a shipped recipe.", line, where)])
+    return RecipeError(
+        [Problem(f"this is not YAML: {said}. Mend the line, or compare with a shipped recipe.", line, where)]
+    )
 
 
 @dataclass
@@ -134,7 +145,11 @@ class _Growing:
         if id(composed) in self.open:
             return self.wrong("an alias stands inside what it names. Write the values out.", line)
         self.open.add(id(composed))
-        value = dict(self.pairs(composed)) if isinstance(composed, yaml.MappingNode) else [self.node(c) for c in composed.value]
+        value = (
+            dict(self.pairs(composed))
+            if isinstance(composed, yaml.MappingNode)
+            else [self.node(c) for c in composed.value]
+        )
         self.open.discard(id(composed))
         return Node(value, line, self.where)
 
@@ -157,16 +172,7 @@ class _Growing:
             return self.wrong(f"the tag {composed.tag!r} has no place here. Write the plain value.", line).value
         if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
             return self.wrong(f"{text!r} holds a character that no text holds. Remove it.", line).value
-        match tag:
-            case "null":
-                return None
-            case "bool":
-                return text.lower() == "true"
-            case "int":
-                return int(text, 16 if text.startswith("0x") else 10)
-            case "float":
-                return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
-        return text
+        return CONVERT[tag](text)
 
     def wrong(self, message: str, line: int) -> Node:
         self.problems.append(Problem(message, line, self.where))

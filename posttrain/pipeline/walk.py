@@ -47,7 +47,8 @@ class Walk:
         for step in self.plan.steps:
             self.step(step)
             self.measure(step.name)
-            if not all([self.gate(step, gate) for gate in step.gates]):
+            passed = [self.gate(step, gate) for gate in step.gates]
+            if not all(passed):
                 return False
             if step.name == until:
                 break
@@ -102,7 +103,9 @@ class Walk:
             else:
                 evidence = kept
             self.found[name, measure.name] = self.findings(evidence.path, measure)
-            self.events.emit("measured", model=name, measure=measure.name, kept=kept is not None, **self.place(evidence))
+            self.events.emit(
+                "measured", model=name, measure=measure.name, kept=kept is not None, **self.place(evidence)
+            )
             self.warn_of_leaks(name, measure, work)
 
     def findings(self, folder: Path, measure: Step) -> Findings:
@@ -115,8 +118,12 @@ class Walk:
         model = self.made[name]
         assert isinstance(model, Model)
         for seen, tested, method in self.leaks.of(model, type(measure.stage), work.given):
-            title = f"{name} is measured with {measure.name} on {seen} of {tested} questions that {method} read to make it"
-            self.events.emit("alert", level="warning", title=title, model=name, cure="Measure with rows that no stage reads.")
+            title = (
+                f"{name} is measured with {measure.name} on {seen} of {tested} questions that {method} read to make it"
+            )
+            self.events.emit(
+                "alert", level="warning", title=title, model=name, cure="Measure with rows that no stage reads."
+            )
 
     def check_metrics(self) -> None:
         """Raises RecipeError for gates on metrics that there are not, as soon as the base has shown which there are."""

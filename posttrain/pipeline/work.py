@@ -134,4 +134,3 @@ def states(plan: Plan, store: Store, outside: Outside) -> dict[str, str]:
 def of_model(measure: Step, model: str) -> Step:
     """A measure of the suite as a step that is given one model."""
     return replace(measure, inputs={"model": (Input(model, model, measure.node),), **measure.inputs})
-

@@ -1,7 +1,7 @@
 """Stand-in methods that only hash what they are given, so that the pipeline is tested without a model.
 
-    Tune    objective   dense -> dense      Compress  transform  dense -> gptq     Write   generator
-    Adapt   objective   dense -> adapter    Fold      transform  adapter -> dense  Score   measure
+Tune    objective   dense -> dense      Compress  transform  dense -> gptq     Write   generator
+Adapt   objective   dense -> adapter    Fold      transform  adapter -> dense  Score   measure
 """
 
 import json

@@ -4,7 +4,7 @@ import pytest
 
 from posttrain.pipeline.overrides import from_keywords
 from posttrain.pipeline.plan import load
-from posttrain.pipeline.recipe import draft
+from posttrain.pipeline.reading import draft
 from posttrain.schema.errors import RecipeError
 
 TEXT = """

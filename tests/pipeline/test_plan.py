@@ -4,7 +4,7 @@ import pytest
 
 from posttrain.pipeline import listing
 from posttrain.pipeline.plan import Plan, check, load, plan
-from posttrain.pipeline.recipe import draft
+from posttrain.pipeline.reading import draft
 from posttrain.schema.errors import RecipeError
 
 SUITE = "measure: [{pipeline_fakes:Score: {name: chat, data: test.jsonl}}, pipeline_fakes:Weigh]"
@@ -64,7 +64,7 @@ def test_an_adapter_is_cured_by_merging_it() -> None:
 def test_the_form_of_the_base_counts() -> None:
     recipe, _ = draft("model: m\nstages: [pipeline_fakes:Compress]")
     assert plan(recipe).steps[0].form == "gptq"
-    with pytest.raises(RecipeError, match="'base' holds gguf ones. Begin with a model of that form"):
+    with pytest.raises(RecipeError, match=r"'base' holds gguf ones. Begin with a model of that form"):
         plan(recipe, "gguf")
 
 
@@ -99,7 +99,9 @@ def test_rounds_within_rounds() -> None:
 
 
 def test_too_many_rounds_are_refused() -> None:
-    assert "more than 1000 steps" in refused("  - repeat: {times: 999999999, stages: [pipeline_fakes:Compress: {from: base}]}\n")
+    assert "more than 1000 steps" in refused(
+        "  - repeat: {times: 999999999, stages: [pipeline_fakes:Compress: {from: base}]}\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,12 +109,27 @@ def test_too_many_rounds_are_refused() -> None:
     [
         ("  - pipeline_fakes:Compress: {from: bass}", "no earlier stage is called 'bass'. Did you mean 'base'?"),
         ("  - pipeline_fakes:Compress: {from: compress}", "no earlier stage is called 'compress'"),
-        ("  - pipeline_fakes:Tune: {data: write}\n  - pipeline_fakes:Write: {data: x.jsonl}", "'write' is made later than it is read"),
-        ("  - pipeline_fakes:Compress\n  - pipeline_fakes:Write: {from: base, data: compress}", "'compress' makes a model, and rows is wanted"),
-        ("  - pipeline_fakes:Write: {data: x}\n  - pipeline_fakes:Compress: {from: write}", "makes data, and `from` wants a model"),
-        ("  - pipeline_fakes:Write: {data: x, gate: {chat.accuracy: {at_least: 1}}}", "makes data, which no measure judges"),
+        (
+            "  - pipeline_fakes:Tune: {data: write}\n  - pipeline_fakes:Write: {data: x.jsonl}",
+            "'write' is made later than it is read",
+        ),
+        (
+            "  - pipeline_fakes:Compress\n  - pipeline_fakes:Write: {from: base, data: compress}",
+            "'compress' makes a model, and rows is wanted",
+        ),
+        (
+            "  - pipeline_fakes:Write: {data: x}\n  - pipeline_fakes:Compress: {from: write}",
+            "makes data, and `from` wants a model",
+        ),
+        (
+            "  - pipeline_fakes:Write: {data: x, gate: {chat.accuracy: {at_least: 1}}}",
+            "makes data, which no measure judges",
+        ),
         ("  - pipeline_fakes:Compress: {gate: {weigh.bytes: {at_most: 1}}}", "'compress' is not measured with 'weigh'"),
-        ("  - pipeline_fakes:Compress: {measure: false, gate: {chat.accuracy: {at_least: 1}}}", "'compress' is not measured with 'chat'"),
+        (
+            "  - pipeline_fakes:Compress: {measure: false, gate: {chat.accuracy: {at_least: 1}}}",
+            "'compress' is not measured with 'chat'",
+        ),
     ],
 )
 def test_wrong_wires(stages: str, message: str) -> None:
@@ -133,7 +150,9 @@ def test_a_broken_stage_brings_no_false_alarms() -> None:
 
 
 def test_every_model_gets_the_measures_that_can_load_it() -> None:
-    found = planned("  - pipeline_fakes:Compress\n  - pipeline_fakes:Write: {from: base, data: x}\n  - pipeline_fakes:Tune: {from: base, data: x, measure: false}\n")
+    found = planned(
+        "  - pipeline_fakes:Compress\n  - pipeline_fakes:Write: {from: base, data: x}\n  - pipeline_fakes:Tune: {from: base, data: x, measure: false}\n"
+    )
     assert found.suite == {"base": ("chat", "weigh"), "compress": ("chat",), "tune": ()}
     assert found.notes == ("compress is not measured with weigh: no measure of gptq weights",)
 

@@ -5,7 +5,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from posttrain.pipeline.plan import load
-from posttrain.pipeline.recipe import Entry, Repeat, draft
+from posttrain.pipeline.reading import draft
+from posttrain.pipeline.recipe import Entry, Repeat
 from posttrain.pipeline.tree import read, written
 from posttrain.schema.errors import RecipeError
 
@@ -69,7 +70,7 @@ def test_five_mistakes_are_five_messages_with_their_lines() -> None:
 
 
 def test_a_problem_names_the_file_and_the_line() -> None:
-    with pytest.raises(RecipeError, match="demo.yaml:3: there is no key 'modle'"):
+    with pytest.raises(RecipeError, match=r"demo.yaml:3: there is no key 'modle'"):
         load(FIVE, "demo.yaml")
 
 
@@ -83,7 +84,12 @@ def test_a_problem_names_the_file_and_the_line() -> None:
         ("name: demo", "seed: true", 2, "is no seed"),
         (":Tune", ":Tuna", 7, "Cannot load"),
         ("pipeline_fakes:Compress", "sfft", 8, "There is no method 'sfft'"),
-        ("pipeline_fakes:Compress", "pipeline_fakes:Tune: {data: x}", 8, "the name 'tune' is taken by the entry on line 7"),
+        (
+            "pipeline_fakes:Compress",
+            "pipeline_fakes:Tune: {data: x}",
+            8,
+            "the name 'tune' is taken by the entry on line 7",
+        ),
         ("pipeline_fakes:Compress", "pipeline_fakes:Compress: {name: base}", 8, "what the recipe's model is called"),
         ("pipeline_fakes:Compress", "pipeline_fakes:Compress: 4", 8, "are a mapping"),
         ("pipeline_fakes:Compress", "[1]", 8, "one method with its options"),
@@ -94,10 +100,30 @@ def test_a_problem_names_the_file_and_the_line() -> None:
         ("pipeline_fakes:Compress", "repeat: {times: 2}", 8, "needs `stages:`"),
         ("pipeline_fakes:Compress", "repeat: {times: 2, time: 2, stages: []}", 8, "Did you mean 'times'?"),
         ("pipeline_fakes:Compress", "pipeline_fakes:Compress: {gate: 3}", 8, "a gate is written"),
-        ("pipeline_fakes:Compress", "pipeline_fakes:Compress: {gate: {chat.accuracy: {atleast: 1}}}", 8, "Did you mean 'at_least'?"),
-        ("pipeline_fakes:Compress", "pipeline_fakes:Compress: {gate: {chat.accuracy: {at_least: x}}}", 8, "is no limit"),
-        ("pipeline_fakes:Compress", "pipeline_fakes:Compress: {gate: {chat: {at_least: 1}}}", 8, "a measure and its metric"),
-        ("pipeline_fakes:Compress", "pipeline_fakes:Compress: {gate: {chta.accuracy: {at_least: 1}}}", 8, "Did you mean 'chat'?"),
+        (
+            "pipeline_fakes:Compress",
+            "pipeline_fakes:Compress: {gate: {chat.accuracy: {atleast: 1}}}",
+            8,
+            "Did you mean 'at_least'?",
+        ),
+        (
+            "pipeline_fakes:Compress",
+            "pipeline_fakes:Compress: {gate: {chat.accuracy: {at_least: x}}}",
+            8,
+            "is no limit",
+        ),
+        (
+            "pipeline_fakes:Compress",
+            "pipeline_fakes:Compress: {gate: {chat: {at_least: 1}}}",
+            8,
+            "a measure and its metric",
+        ),
+        (
+            "pipeline_fakes:Compress",
+            "pipeline_fakes:Compress: {gate: {chta.accuracy: {at_least: 1}}}",
+            8,
+            "Did you mean 'chat'?",
+        ),
         ("pipeline_fakes:Compress", "pipeline_fakes:Compress: {measure: 3}", 8, "neither true nor false"),
         ("pipeline_fakes:Compress", "pipeline_fakes:Compress: {from: 3}", 8, "names no stage"),
         ("  - pipeline_fakes:Tune", "  pipeline_fakes:Tune", 8, "this is not YAML"),
@@ -145,10 +171,20 @@ def test_comments_do_not_change_the_digest() -> None:
     assert draft(GOOD)[0].digest != draft(GOOD.replace("6e-4", "7e-4"))[0].digest
 
 
-scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(exclude_categories=["Cs", "Cc"]))
-words = st.sampled_from(["model", "stages", "measure", "name", "seed", "repeat", "times", "from", "gate", "sft", "size", "data", "at_least"])
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs", "Cc"]))
+)
+words = st.sampled_from(
+    ["model", "stages", "measure", "name", "seed", "repeat", "times", "from", "gate", "sft", "size", "data", "at_least"]
+)
 trees = st.recursive(
-    scalars | words, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words | st.text(max_size=3), inner, max_size=4), max_leaves=20
+    scalars | words,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words | st.text(max_size=3), inner, max_size=4),
+    max_leaves=20,
 )
 
 

@@ -133,7 +133,7 @@ def test_until_ends_after_a_stage(text: str, tmp_path: Path) -> None:
     result = run(text, out=tmp_path / "runs", until="tune")
     assert ran() == ALL[:5]
     assert [stage.state for stage in result.record.stages] == ["made", "not reached", "not reached", "not reached"]
-    with pytest.raises(UsageError, match="Did you mean 'tune'?"):
+    with pytest.raises(UsageError, match=r"Did you mean 'tune'\?"):
         run(text, out=tmp_path / "runs", until="tuna")
 
 
@@ -169,7 +169,7 @@ def test_the_drop_is_taken_from_the_source(text: str, tmp_path: Path) -> None:
 
 
 def test_a_gate_on_no_metric_is_found_before_anything_is_trained(text: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="'chat' finds no 'acuracy'. Did you mean 'accuracy'?"):
+    with pytest.raises(RecipeError, match=r"'chat' finds no 'acuracy'. Did you mean 'accuracy'\?"):
         run(text, ["second.gate={chat.acuracy: {at_least: 1}}"], out=tmp_path / "runs")
     assert ran() == ["score", "weigh"]
 
@@ -207,7 +207,9 @@ def test_a_stop_is_told_and_the_next_run_goes_on(text: str, tmp_path: Path) -> N
     assert ran() == ALL[6:]
 
 
-def test_a_model_measured_on_what_it_was_trained_on_is_told(text: str, rows: Path, test_rows: Path, tmp_path: Path) -> None:
+def test_a_model_measured_on_what_it_was_trained_on_is_told(
+    text: str, rows: Path, test_rows: Path, tmp_path: Path
+) -> None:
     assert "questions" not in " ".join(run(text, out=tmp_path / "runs").record.warnings)
     with test_rows.open("a") as file:
         file.write(rows.read_text().splitlines()[0] + "\n")
@@ -267,12 +269,19 @@ def test_the_preview_knows_what_would_be_kept(text: str, tmp_path: Path) -> None
     run(text, out=out)
     assert set(preview(text, out=out)[1].values()) == {"kept"}
     states = preview(text, ["second.strength=9"], out=out)[1]
-    assert [name for name, state in states.items() if state == "made"] == ["second", "chat of second", "weigh of second"]
+    assert [name for name, state in states.items() if state == "made"] == [
+        "second",
+        "chat of second",
+        "weigh of second",
+    ]
 
 
 def test_an_empty_suite_and_an_empty_list_of_stages(base: Path, tmp_path: Path) -> None:
     assert run(f"model: {base}\nmeasure: [pipeline_fakes:Weigh]\n", out=tmp_path / "runs").record.stages == ()
-    assert run(f"model: {base}\nstages: [pipeline_fakes:Compress]\n", out=tmp_path / "runs").models["compress"].form == "gptq"
+    assert (
+        run(f"model: {base}\nstages: [pipeline_fakes:Compress]\n", out=tmp_path / "runs").models["compress"].form
+        == "gptq"
+    )
 
 
 def test_a_base_of_another_form_is_planned_as_what_it_is(text: str, tmp_path: Path) -> None:
