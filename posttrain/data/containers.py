@@ -129,7 +129,7 @@ def _is_object(line: bytes) -> bool:
 
 def _json_line(place: str, line: bytes) -> Record | BadRow:
     try:
-        return _record(place, json.loads(line.decode("utf-8")))
+        return _record(place, json.loads(line.rstrip(b"\r\n").decode("utf-8")))
     except UnicodeDecodeError as error:
         return BadRow(place, f"byte {error.start + 1} is not UTF-8")
     except json.JSONDecodeError as error:
@@ -268,9 +268,16 @@ def _arrow_rows(path: Path, batches: Callable[[], Iterable[Any]]) -> Records:
     n = 0
     try:
         for batch in batches():
+            batch.validate(full=True)  # damaged offsets would crash the process
             for row in batch.to_pylist():
                 n += 1
                 yield Record(f"{path}, row {n}", {name: value for name, value in row.items() if value is not None})
-    except (ArrowException, OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+    except (
+        ArrowException,
+        MemoryError,
+        OSError,
+        OverflowError,
+        ValueError,
+    ) as error:  # a damaged length asks for any size
+        reason = str(error).partition("\n")[0] or "out of memory"
         raise DataError(f"{path} is damaged after row {n} ({reason}). Write it or get it again.") from error
