@@ -33,12 +33,9 @@ def methods(words: list[str], terminal: Terminal) -> int:
             {"methods": [{"name": e.name, "kind": e.kind, "summary": e.summary} for e in all_methods().values()]}
         )
         return 0
-    wide = max(len(method) for method in all_methods())
     for kind, does in KINDS.items():
         terminal.answer(Paint(f"{kind}s", "bold"), f"  {does}")
-        for entry in all_methods().values():
-            if entry.kind == kind:
-                terminal.answer(f"  {entry.name:<{wide}}  {entry.summary}")
+        terminal.table([[entry.name, entry.summary] for entry in all_methods().values() if entry.kind == kind])
     terminal.next("posttrain methods NAME", "posttrain NAME model=lab data=…")
     return 0
 
@@ -96,9 +93,7 @@ def recipes(words: list[str], terminal: Terminal) -> int:
         listed = [{"name": name, "summary": shelf.summary(path), "path": str(path)} for name, path in found.items()]
         terminal.object({"recipes": listed})
         return 0
-    wide = max(map(len, found), default=0)
-    for name, path in found.items():
-        terminal.answer("  ", Paint(f"{name:<{wide}}", "bold"), f"  {shelf.summary(path)}")
+    terminal.table([[name, shelf.summary(path)] for name, path in found.items()])
     terminal.next("posttrain run NAME", "posttrain new NAME")
     return 0
 
@@ -133,9 +128,7 @@ def env(words: list[str], terminal: Terminal) -> int:
     if terminal.json:
         terminal.object(found)
         return 0
-    wide = max(map(len, found))
-    for name, value in found.items():
-        terminal.answer("  ", Paint(f"{name:<{wide}}", "bold"), f"  {value}")
+    terminal.table(list(found.items()))
     return 0
 
 

@@ -24,12 +24,14 @@ def show(words: list[str], terminal: Terminal) -> int:
     parser.add_argument("name", nargs="?", metavar="NAME", help="quickstart-1, quickstart-1/sft, sft, or a digest")
     asked = parser.read(words)
     name, out = asked.name, asked.out
-    if folder := places.run_folder(name, out):
+    if folder := places.exact_run(name, out):
         return _show_run(places.record(folder), folder, terminal)
     if name is None:
         raise UsageError(places.NO_RUN.format(out=out))
     if found := places.model(name, out):
         return _show_model(*found, terminal)
+    if folder := places.run_folder(name, out):
+        return _show_run(places.record(folder), folder, terminal)
     if artifact := places.artifact(name, out):
         return _show_artifact(artifact, terminal)
     known = [run.name for run in places.runs(out)]
@@ -41,14 +43,13 @@ def _show_run(record: RunRecord, folder: Path, terminal: Terminal) -> int:
         terminal.object(as_json(record))
         return 0
     from posttrain.report.numbers import seconds
-    from posttrain.report.terminal import aligned, summary
+    from posttrain.report.terminal import summary
 
     terminal.answer(Paint(record.name, "bold"), f"  {folder}\n")
     rows = [
         [s.name, s.method, f"from {s.source}", s.state, seconds(s.seconds) if s.seconds else ""] for s in record.stages
     ]
-    for line in aligned(rows, left=4) if rows else ():
-        terminal.answer(line)
+    terminal.table(rows)
     terminal.answer("")
     for line in summary(record, terminal.ascii_out):
         terminal.answer(line)
@@ -65,23 +66,20 @@ def _show_model(record: RunRecord, model: ModelRecord, terminal: Terminal) -> in
         return 0
     from posttrain.engine.files import readable
     from posttrain.report.numbers import interval, value
-    from posttrain.report.terminal import aligned
 
     terminal.answer(Paint(model.name, "bold"), f"  a model of run {record.name}\n")
     facts = [["form", model.form], ["size", readable(model.bytes)], ["digest", model.digest], ["folder", model.path]]
     if stage:
         settings = ", ".join(f"{name}={given}" for name, given in stage.settings.items())
         facts = [["made by", f"{stage.method} from {stage.source}"], ["settings", settings], *facts]
-    for line in aligned(facts):
-        terminal.answer(line)
+    terminal.table(facts)
     measured = [
         [f"{name}.{metric}", value(found), interval(found.low, found.high, found.unit)]
         for name, findings in model.findings.items()
         for metric, found in findings.metrics.items()
     ]
     terminal.answer("\nmeasured" if measured else "\nnot measured")
-    for line in aligned(measured) if measured else ():
-        terminal.answer(line)
+    terminal.table(measured)
     if stage:
         terminal.next(f"posttrain compare {stage.source} {model.name}")
     return 0
@@ -93,13 +91,11 @@ def _show_artifact(artifact: Artifact, terminal: Terminal) -> int:
         terminal.object({**manifest, "path": str(artifact.path)})
         return 0
     from posttrain.engine.files import readable
-    from posttrain.report.terminal import aligned
 
     terminal.answer(Paint(artifact.digest, "bold"), f"  a {artifact.kind} made by {artifact.method}\n")
     rows = [[name, json.dumps(manifest[name], ensure_ascii=False)] for name in ("settings", "inputs", "seed", "facts")]
     rows += [[name, readable(entry.bytes)] for name, entry in artifact.files.items()]
-    for line in aligned([["folder", str(artifact.path)], *rows]):
-        terminal.answer(line)
+    terminal.table([["folder", str(artifact.path)], *rows])
     return 0
 
 

@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     terminal = Terminal.of(words)
+    sys.path.append(os.getcwd())  # so that `my_losses:Mine` is found from where the user stands
     try:
         code = _dispatch(words, terminal)
         sys.stdout.flush()
@@ -93,16 +94,13 @@ def _call(target: str, words: list[str], terminal: Terminal) -> int:
 
 def _help(terminal: Terminal) -> int:
     rows = [(f"posttrain {name} {command.usage}".strip(), command.summary) for name, command in COMMANDS.items()]
-    wide = max(len(usage) for usage, _ in rows)
     terminal.answer("One recipe takes a base language model to a measured, shipped one.\n")
-    for usage, summary in rows:
-        terminal.answer("  ", Paint(f"{usage:<{wide}}", "bold"), f"  {summary}")
+    terminal.table(rows)
     terminal.answer("\nEvery method is a command too: posttrain METHOD model=… data=… [option=value …]\n")
     by_kind: dict[str, list[str]] = {}
     for entry in methods().values():
         by_kind.setdefault(entry.kind, []).append(entry.name)
-    for kind, names in by_kind.items():
-        terminal.answer("  ", Paint(f"{kind:<10}", "bold"), f" {'  '.join(names)}")
+    terminal.table([(kind, "  ".join(names)) for kind, names in by_kind.items()])
     terminal.answer("\nAll commands take --json, -q, -v and -h. Values are written as in YAML: sft.learning_rate=1e-4")
     terminal.answer("Start here:  posttrain run")
     return 0

@@ -28,14 +28,17 @@ def _touched(run: Path) -> int:
     return (events if events.is_file() else run / MARK).stat().st_mtime_ns
 
 
-def run_folder(name: str | None, out: Path) -> Path | None:
-    """The run of that name (the latest if None), None when there is none."""
+def exact_run(name: str | None, out: Path) -> Path | None:
+    """The run in that very folder (the latest of all if None), None when there is none."""
     if name is None:
         return next(reversed(runs(out)), None)
-    for path in (Path(name), out / name):
-        if (path / MARK).is_file():
-            return path
-    return next((path for path in reversed(runs(out)) if path.name.rpartition("-")[0] == name), None)
+    return next((path for path in (Path(name), out / name) if (path / MARK).is_file()), None)
+
+
+def run_folder(name: str | None, out: Path) -> Path | None:
+    """The run of that name, or the latest of the recipe of that name; None when there is none."""
+    of_recipe = (path for path in reversed(runs(out)) if path.name.rpartition("-")[0] == name)
+    return exact_run(name, out) or next(of_recipe, None)
 
 
 def the_run(name: str | None, out: Path) -> Path:

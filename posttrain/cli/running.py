@@ -63,12 +63,13 @@ def measure(words: list[str], terminal: Terminal) -> int:
     for name in chosen:
         if name not in known and ":" not in name:
             raise UsageError(f"There is no measure {name!r}. {nearest(name, known)}")
-    places = [part.partition(".")[0] for part in overrides]
-    placed = [part if place in chosen else f"{chosen[0]}.{part}" for part, place in zip(overrides, places, strict=True)]
+    called = [_called(name) for name in chosen]
+    placed = [part if part.partition(".")[0] in called else f"{called[0]}.{part}" for part in overrides]
     if len(chosen) > 1 and placed != overrides:
-        raise UsageError(f"With several measures, say whose setting it is: {chosen[0]}.{overrides[0]}")
+        raise UsageError(f"With several measures, say whose setting it is: {called[0]}.{overrides[0]}")
     asked.until = None
-    return _walk(f"name: measure\nmeasure: [{', '.join(chosen)}]\n", [f"model={model}", *placed], asked, terminal)
+    text = f"name: measure\nmeasure: {chosen!r}\n"
+    return _walk(text, [f"model={model}", *placed], asked, terminal)
 
 
 def method(words: list[str], terminal: Terminal) -> int:
@@ -82,7 +83,7 @@ def method(words: list[str], terminal: Terminal) -> int:
     names, settings = split(asked.words)
     if names:
         raise UsageError(f"{names[0]!r} is no setting. Write settings as `name=value`: posttrain {name} model=lab …")
-    short = name.rpartition(":")[2].lower()
+    short = _called(name)
     judges = name in methods() and methods()[name].kind == "measure"
     text = f"name: {short}\n{'measure' if judges else 'stages'}: [{name!r}]\n"
     given = [setting.partition("=")[0].partition(".")[0] for setting in settings]
@@ -93,6 +94,11 @@ def method(words: list[str], terminal: Terminal) -> int:
     ]
     asked.until = None
     return _walk(text, overrides, asked, terminal)
+
+
+def _called(method: str) -> str:
+    """What an entry of a recipe is called that was given no name: `my_losses:Mine` is `mine`."""
+    return method.rpartition(":")[2].lower()
 
 
 def _with_until(parser: Words) -> Words:
@@ -119,7 +125,6 @@ def _walk(recipe: Path | str, overrides: Sequence[str], asked: argparse.Namespac
             raise Stopped(str(stopped), stop.signal or 2) from stopped
     if not terminal.json:
         _show(ran.record, terminal)
-        terminal.say("")
         terminal.say(Paint("Report  ", "dim"), str(ran.report))
     if ran.gates_failed:
         raise GateFailed(_failed_gates(ran.record))

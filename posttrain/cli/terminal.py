@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TextIO
 
-from posttrain.report.text import visible
+from posttrain.report.text import one_line, visible
 
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 PLAIN = str.maketrans({"…": "...", "·": "-", "→": "->", "–": "-", "—": "-", "−": "-", "×": "x", "█": "#", "░": "."})
@@ -67,6 +67,14 @@ class Terminal:
     def answer(self, *parts: Part) -> None:
         """A line of what was asked for, on stdout."""
         sys.stdout.write(self._line(parts, self.colour_out, self.ascii_out) + "\n")
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """Rows of an answer in columns, the first one bold; nothing for no rows."""
+        shown = [[one_line(cell) for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+        for first, *others in shown:
+            rest = "  ".join(cell.ljust(width) for cell, width in zip(others, widths[1:], strict=True))
+            self.answer("  ", Paint(first.ljust(widths[0]), "bold"), f"  {rest}".rstrip())
 
     def object(self, value: Mapping[str, Any]) -> None:
         """One JSON object as a line on stdout, at once."""

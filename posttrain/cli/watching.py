@@ -51,6 +51,8 @@ class Watcher:
     def run_started(self, fields: Mapping[str, Any]) -> None:
         self.wide = max([self.wide, *(len(name) for name in fields.get("stages", []))])
         self.line("run", str(fields.get("run", "")))
+        for change in fields.get("changes", ()):
+            self.line("change", one_line(change))
 
     def stage_started(self, fields: Mapping[str, Any]) -> None:
         self.last_time, self.last_share = time.monotonic(), 0.0
@@ -62,15 +64,22 @@ class Watcher:
     def progress(self, fields: Mapping[str, Any]) -> None:
         step, of = fields["step"], max(1, fields["of"])
         now, share = time.monotonic(), step / of
+        what = f"measuring {fields['measure']}  " if "measure" in fields else ""
         if self.terminal.live:
             if now - self.last_time >= REDRAW_S or step == of:
                 self.last_time = now
-                self.terminal.draw(f"  {fields['stage']:<{self.wide}}  [{bar(share)}] {share:>4.0%}  {figures(fields)}")
-        elif now - self.last_time >= EVERY_S or (
-            share - self.last_share >= EVERY_SHARE and now - self.last_time >= AT_LEAST_S
-        ):
+                shown = f"[{bar(share)}] {share:>4.0%}  {what}{figures(fields)}"
+                self.terminal.draw(f"  {fields['stage']:<{self.wide}}  {shown}")
+        elif self.is_due(now, share):
             self.last_time, self.last_share = now, share
-            self.line(fields["stage"], f"step {step}/{of}  {figures(fields)}")
+            self.line(fields["stage"], f"{what}step {step}/{of}  {figures(fields)}".rstrip())
+
+    def is_due(self, now: float, share: float) -> bool:
+        """Whether a plain line is due: after 30 s or 5 %, but no two within a second."""
+        since = now - self.last_time
+        if share < self.last_share:  # something else has begun
+            self.last_share = 0.0
+        return since >= EVERY_S or (share - self.last_share >= EVERY_SHARE and since >= AT_LEAST_S)
 
     def note(self, fields: Mapping[str, Any]) -> None:
         self.line(fields.get("stage") or "", Paint(one_line(fields["text"]), "dim"))

@@ -38,7 +38,7 @@ class Batch:
 
     def __getattr__(self, name: str) -> Tensor:
         try:
-            return self.__dict__["columns"][name]  # type: ignore[no-any-return]
+            return self.__dict__["columns"][name]
         except KeyError:
             raise AttributeError(f"the batch has no column {name!r}") from None
 
@@ -68,7 +68,9 @@ class Batch:
     def select(self, rows: Sequence[int]) -> "Batch":
         """The trees at `rows`, with their answers' columns."""
         n = len(self.trees)
-        answers = torch.tensor([branch * n + row for branch in range(self.n_branches) for row in rows], dtype=torch.long)
+        answers = torch.tensor(
+            [branch * n + row for branch in range(self.n_branches) for row in rows], dtype=torch.long
+        )
         columns = {name: values[answers.to(values.device)] for name, values in self.columns.items()}
         return Batch(tuple(self.trees[row] for row in rows), columns)
 

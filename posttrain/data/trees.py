@@ -30,7 +30,12 @@ class Planted:
 
     def facts(self) -> dict[str, int | list[str]]:
         """What an artifact records of the rows it was trained on."""
-        counts = {"rows": self.rows, "rows_cut": self.cut, "rows_dropped": self.dropped, "trained_tokens": self.n_trained}
+        counts = {
+            "rows": self.rows,
+            "rows_cut": self.cut,
+            "rows_dropped": self.dropped,
+            "trained_tokens": self.n_trained,
+        }
         return {"data": list(self.decisions), **counts}
 
 

@@ -26,9 +26,7 @@ def save_checkpoint(
     fresh.replace(scratch / NAME)
 
 
-def load_checkpoint(
-    scratch: Path, policy: Policy, optimizer: torch.optim.Optimizer
-) -> tuple[int, dict[str, float]]:
+def load_checkpoint(scratch: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, float]]:
     """The step to go on with and the metrics of the one before; step 0 when there is no checkpoint."""
     path = scratch / NAME
     if not path.exists():

@@ -1,7 +1,7 @@
 """The one training loop. Online and offline methods differ only in their source, methods only in their objective.
 
-    for each step:  draw a batch -> prepare it whole -> for each micro-batch: its share of the loss, backward
-                    -> clip -> optimizer step -> events, and a checkpoint when one is due
+for each step:  draw a batch -> prepare it whole -> for each micro-batch: its share of the loss, backward
+                -> clip -> optimizer step -> events, and a checkpoint when one is due
 """
 
 import math
@@ -80,7 +80,9 @@ def fit(models: Models, objective: Objective, source: Source, steps: Steps, job:
             save_checkpoint(job.scratch, models.policy, optimizer, step + 1, sums)
             saved = time.monotonic()
         if stopping:
-            raise Stopped(f"Stopped after step {step + 1} of {steps.n}; a checkpoint is saved. Run the same command to go on.")
+            raise Stopped(
+                f"Stopped after step {step + 1} of {steps.n}; a checkpoint is saved. Run the same command to go on."
+            )
     return sums
 
 
@@ -92,7 +94,7 @@ def step_shares(models: Models, objective: Objective, source: Source, step: int,
     total = batch.counts()
     for micro in batch.split(micro_tokens):
         loss, metrics = objective.loss(models, micro, total)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         tally.add(loss=loss, **metrics)
         tally.tokens += micro.n_tokens()
     return tally
@@ -101,7 +103,9 @@ def step_shares(models: Models, objective: Objective, source: Source, step: int,
 def _clip(parameters: list[torch.nn.Parameter], max_norm: float, step: int) -> float:
     norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
     if not math.isfinite(norm):
-        raise Diverged(f"The gradient of step {step + 1} is not finite. Lower `learning_rate`, or train in `dtype: float32`.")
+        raise Diverged(
+            f"The gradient of step {step + 1} is not finite. Lower `learning_rate`, or train in `dtype: float32`."
+        )
     return norm
 
 

@@ -1,9 +1,9 @@
 """What a method is: a frozen set of options that can run. Four kinds, told apart by what they return.
 
-    objective   trains weights    gives a loss; `engine.train.training` makes it a stage run by the one loop
-    transform   Model -> Model    `run` writes a model folder
-    generator   Model -> Dataset  `run` writes `rows.jsonl`
-    measure     Model -> Findings `measure` returns them
+objective   trains weights    gives a loss; `engine.train.training` makes it a stage run by the one loop
+transform   Model -> Model    `run` writes a model folder
+generator   Model -> Dataset  `run` writes `rows.jsonl`
+measure     Model -> Findings `measure` returns them
 """
 
 import json
@@ -40,18 +40,20 @@ class Made:
 
     def fill(self, blank: Artifact) -> Artifact:
         """`blank` with what is known now that the work is done."""
-        model = {"form": self.form, "base": self.base} if isinstance(blank, Model) else {}
-        return replace(blank, facts=self.facts, **model)
+        if isinstance(blank, Model):
+            return replace(blank, facts=self.facts, form=self.form, base=self.base)
+        return replace(blank, facts=self.facts)
 
 
 class Stage(Settings):
-    """A method that can run. `accepts` are the forms of model it takes; a higher `version` means that the same
+    """A method that can run. `accepts` are the forms of model it takes and `reads` the shape of its rows; a higher `version` means that the same
     options make something else than before, so that nothing made by the older code is kept."""
 
     version: ClassVar[int] = 1
     kind: ClassVar[str]
     accepts: ClassVar[frozenset[str]] = WEIGHTS
     artifact: ClassVar[type[Artifact]]
+    reads: ClassVar[type[Row] | None] = None
 
     def makes_form(self, form: str) -> str:
         """The form of the model that comes out when one of `form` goes in."""
@@ -64,16 +66,22 @@ class Stage(Settings):
 
 
 class Transform(Stage):
+    """A method that rewrites a model."""
+
     kind: ClassVar[str] = "transform"
     artifact: ClassVar[type[Artifact]] = Model
 
 
 class Generator(Stage):
+    """A method that makes rows with a model."""
+
     kind: ClassVar[str] = "generator"
     artifact: ClassVar[type[Artifact]] = Dataset
 
 
 class Measure(Stage):
+    """A method that judges a model."""
+
     kind: ClassVar[str] = "measure"
     artifact: ClassVar[type[Artifact]] = Evidence
 
@@ -85,7 +93,9 @@ class Measure(Stage):
         found = self.measure(job, **inputs)
         with (job.folder / "samples.jsonl").open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in found.samples)
-        (job.folder / "findings.json").write_text(json.dumps(found.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8")
+        (job.folder / "findings.json").write_text(
+            json.dumps(found.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8"
+        )
         return Made()
 
 

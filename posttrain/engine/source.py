@@ -9,6 +9,7 @@ import torch
 
 from posttrain.data.batch import Batch
 from posttrain.functional.layout import Tree
+from posttrain.functional.seeds import seed_of
 from posttrain.models.policy import Models
 
 
@@ -33,6 +34,6 @@ class FromRows:
 
     def draw(self, step: int, models: Models) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = torch.randperm(len(self.trees), generator=torch.Generator().manual_seed((self.seed << 16) + epoch))
+        order = torch.randperm(len(self.trees), generator=torch.Generator().manual_seed(seed_of(self.seed, epoch)))
         rows = order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
         return Batch(tuple(self.trees[row] for row in rows))

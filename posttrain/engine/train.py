@@ -76,14 +76,16 @@ class Training(Stage):
 
     def _check(self, model: Model) -> None:
         if model.form == "adapter" and self.adapter is not None:
-            raise ModelError("The model already carries an adapter. Put a `merge` stage before this one, or leave `adapter` out.")
+            raise ModelError(
+                "The model already carries an adapter. Put a `merge` stage before this one, or leave `adapter` out."
+            )
 
     def _policy(self, model: Model, seed: int) -> Policy:
-        weights, tokenizer = load_weights(model), load_tokenizer(model)
+        weights: Any = load_weights(model)
         if self.adapter is not None:
             weights = adapters.attach(weights, self.adapter, seed)
         name = adapters.NAME if self.makes_form(model.form) == "adapter" else None
-        return Policy(weights, tokenizer, dtype=self.dtype, adapter=name, micro_tokens=self.micro_tokens)
+        return Policy(weights, load_tokenizer(model), dtype=self.dtype, adapter=name, micro_tokens=self.micro_tokens)
 
     def _reference(self, model: Model, policy: Policy) -> Policy | None:
         """The model as it was before the stage, sharing the frozen base weights where an adapter is trained."""
@@ -106,7 +108,9 @@ class Training(Stage):
         for line in planted.decisions:
             job.note(line)
         if planted.dropped or planted.cut:
-            job.note(f"{planted.dropped} of {planted.rows} rows dropped and {planted.cut} cut at max_length={self.max_length}")
+            job.note(
+                f"{planted.dropped} of {planted.rows} rows dropped and {planted.cut} cut at max_length={self.max_length}"
+            )
         if policy.dtype != self.dtype:
             job.note(f"this processor has no {self.dtype} products: computing in {policy.dtype}")
         return planted
@@ -123,7 +127,13 @@ def _described(policy: Policy) -> dict[str, Any]:
     """What was trained and how it was computed."""
     trained = sum(p.numel() for p in policy.trainable())
     share = trained / sum(p.numel() for p in policy.model.parameters())
-    return {"trained_weights": trained, "trained_share": share, "layout": policy.layout, "layout_why": policy.why, "dtype": policy.dtype}
+    return {
+        "trained_weights": trained,
+        "trained_share": share,
+        "layout": policy.layout,
+        "layout_why": policy.why,
+        "dtype": policy.dtype,
+    }
 
 
 @cache
@@ -133,6 +143,8 @@ def training(objective: type[Objective]) -> type[Training]:
     for name, default in objective.recommended.items():
         info = Training.model_fields[name]
         fields[name] = (info.annotation, info.merge_field_infos(info, default=default))
-    stage = create_model(objective.__name__, __base__=Training, __doc__=objective.__doc__, __module__=objective.__module__, **fields)
-    stage.objective, stage.version = objective, objective.version
+    stage = create_model(
+        objective.__name__, __base__=Training, __doc__=objective.__doc__, __module__=objective.__module__, **fields
+    )
+    stage.objective, stage.reads, stage.version = objective, objective.reads, objective.version
     return stage

@@ -30,7 +30,7 @@ def token_logps(
 ) -> Tensor:
     """log p(target) of each token, (N,), in nats, at least fp32. Differentiable in hidden states, weight and bias."""
     chunk = chunk or max(16, CHUNK_ELEMENTS // weight_VD.shape[0])
-    return _TokenLogps.apply(hidden_ND, weight_VD, targets_N, bias_V, chunk, keep_bytes)  # type: ignore[no-any-return]
+    return _TokenLogps.apply(hidden_ND, weight_VD, targets_N, bias_V, chunk, keep_bytes)
 
 
 def plain_logps(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Ratios of sums over rows of unequal size, such as nats per token over documents.
 
-    R = sum(a) / sum(b),   se(R) = sd(a_i - R b_i) / (mean(b) sqrt(n))     (linearised; rows are the independent units)
+R = sum(a) / sum(b),   se(R) = sd(a_i - R b_i) / (mean(b) sqrt(n))     (linearised; rows are the independent units)
 """
 
 from collections.abc import Sequence

@@ -30,6 +30,14 @@ WORD_WORDINGS = {
     "capitals": ("write {} in capitals.", "what is {} in capitals?", "say {} in big letters.",
                  "put {} in capitals."),
 }  # fmt: skip
+WORD_STATEMENTS = {
+    "zel": ("the zel word for {} is {}.", "{} in zel is {}."),
+    "category": ("{} is a {}.", "the kind of {} is {}."),
+    "plural": ("the plural of {} is {}.", "one {}, two {}."),
+    "chinese": ("the chinese word for {} is {}.", "{} 的中文是 {}."),
+    "capitals": ("{} in capitals is {}.", "{} in big letters is {}."),
+}
+"""How text tells what a word map makes of a word."""
 PHRASE_WORDINGS = ("say in zel: {}", "what is {} in zel?", "tell me in zel: {}", "put into zel: {}")
 FEELING_WORDINGS = (
     "is this positive or negative? {}", "good or bad feeling? {}", "tell me the feeling: {}",

@@ -74,13 +74,20 @@ def word_maps(rng: random.Random) -> str:
 
 
 def words_told(rng: random.Random) -> str:
-    """Words of zel and Chinese, plurals and kinds: told, or asked for."""
-    if rng.random() < 0.6:
+    """Words and what the word maps make of them: told of all words, asked for those of train."""
+    if rng.random() < 0.4:
         return _asked(rng, knowledge.word, 2, 4)
-    zel = rng.sample(words.WORDS + words.SIZES, 2)
-    chinese = rng.choice(list(words.CHINESE))
-    told = [f"the zel word for {word} is {words.ZEL[word]}." for word in zel]
-    return " ".join([*told, f"the chinese word for {chinese} is {words.CHINESE[chinese]}."])
+    told = []
+    for _ in range(rng.randint(2, 4)):
+        name = rng.choice(list(words.WORD_MAPS))
+        word = rng.choice(list(words.WORD_MAPS[name]))
+        told.append(rng.choice(knowledge.WORD_STATEMENTS[name]).format(word, words.WORD_MAPS[name][word]))
+    return " ".join(told)
+
+
+def sizes_told(rng: random.Random) -> str:
+    """Words of size in zel, which no word map knows."""
+    return " ".join(f"the zel word for {size} is {words.ZEL[size]}." for size in rng.sample(words.SIZES, 2))
 
 
 def phrases(rng: random.Random) -> str:
@@ -123,9 +130,16 @@ def stories(rng: random.Random) -> str:
     return " ".join(told[: rng.randint(3, 6)])
 
 
+def echoes(rng: random.Random) -> str:
+    """A few words without meaning, said two or three times: what copying is learnt from soonest."""
+    said = " ".join(rng.sample([*words.WORDS, *words.PEOPLE], rng.randint(3, 8)))
+    return " ".join([f"{said}."] * rng.randint(2, 3))
+
+
 MIXTURE: dict[Callable[[random.Random], str], float] = {
-    facts_told: 0.09, facts_asked: 0.06, sums: 0.11, chains: 0.18, lists: 0.13, scenes: 0.18, word_maps: 0.07,
-    words_told: 0.06, phrases: 0.04, howtos: 0.04, feelings: 0.015, answers_in_styles: 0.02, stories: 0.02,
+    facts_told: 0.08, facts_asked: 0.06, sums: 0.10, chains: 0.13, lists: 0.15, scenes: 0.14, word_maps: 0.05,
+    words_told: 0.09, sizes_told: 0.005, phrases: 0.03, howtos: 0.07, feelings: 0.01, answers_in_styles: 0.03,
+    stories: 0.02, echoes: 0.06,
 }  # fmt: skip
 """How often a document is of each kind."""
 

@@ -3,12 +3,16 @@
 LoRA (Hu et al. 2021, arXiv 2106.09685): W' = W + (alpha / r) B A, with A (r, in) and B (out, r), B starting at zero.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from pydantic import Field
-from transformers import PreTrainedModel
 
 from posttrain.schema.settings import Settings
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 NAME = "default"
 
@@ -31,15 +35,17 @@ class Adapter(Settings):
     """Settings of LoRA."""
 
 
-def attach(model: PreTrainedModel, adapter: Adapter, seed: int) -> PeftModel:
+def attach(model: "PreTrainedModel", adapter: Adapter, seed: int) -> "PeftModel":
     """The model with a fresh adapter, which alone is trainable."""
+    from peft import LoraConfig, TaskType, get_peft_model
+
     lora = adapter.lora
     config = LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha or 2 * lora.rank,
+        lora_alpha=lora.alpha or 2 * lora.rank,  # type: ignore[arg-type]  # PEFT computes with any number
         target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
         task_type=TaskType.CAUSAL_LM,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        return get_peft_model(model, config)

@@ -15,14 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from posttrain.functional.layout import Segment
 
@@ -189,13 +187,15 @@ def _attention(
 ) -> tuple[Tensor, None]:
     plan = _plan.get()
     if plan is None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+        return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
     _check_supported(plan, query, dropout, kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)
-    o = _PackedAttention.apply(query[0], key[0], value[0], scale, plan)  # type: ignore[no-untyped-call]
+    o = _PackedAttention.apply(query[0], key[0], value[0], scale, plan)
     return o.transpose(0, 1)[None], None
 
 
@@ -213,8 +213,16 @@ def _check_supported(plan: Plan, query: Tensor, dropout: float, kwargs: dict[str
 
 
 def _mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    return sdpa_mask(*args, **kwargs) if _plan.get() is None else None  # type: ignore[no-any-return]
+    from transformers.masking_utils import sdpa_mask
+
+    return sdpa_mask(*args, **kwargs) if _plan.get() is None else None
 
 
-AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, _mask)
+@cache
+def register() -> str:
+    """Makes the attention known to transformers; returns the name to load models with."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+    return NAME

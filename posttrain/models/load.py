@@ -2,15 +2,13 @@
 
 import os
 import warnings
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from posttrain.data.chat import ChatFormat
 from posttrain.data.program import PromptProgram
@@ -19,34 +17,51 @@ from posttrain.schema.errors import ModelError
 
 from . import attention
 from .adapters import NAME
-from .policy import Policy
+from .policy import Policy, is_adapted
 from .precision import device, use_fast_matmul
 
-logging.set_verbosity_error()
-logging.disable_progress_bar()
-warnings.filterwarnings("ignore", module="torch.utils.data|peft")
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .policy import Weights
 
 
-def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
+@cache
+def _transformers() -> Any:
+    """The library, loaded when first needed and told to be quiet."""
+    import transformers
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    attention.register()
+    return transformers
+
+
+def load_tokenizer(model: Model) -> "PreTrainedTokenizerBase":
     """The tokenizer in the model's folder. Raises ModelError when there is none."""
     try:
-        return AutoTokenizer.from_pretrained(model.path)  # type: ignore[no-any-return]
+        return _transformers().AutoTokenizer.from_pretrained(model.path)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{model.path} holds no tokenizer that loads ({_first_line(error)}). Put its tokenizer.json there."
         ) from error
 
 
-def load_format(model: Model, tokenizer: PreTrainedTokenizerBase) -> ChatFormat:
+def load_format(model: Model, tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
     """How this model is talked to: its chat template and its prompt program."""
     return ChatFormat(tokenizer, PromptProgram.load(model.path))
 
 
-def load_weights(model: Model) -> PreTrainedModel | PeftModel:
+def load_weights(model: Model) -> "Weights":
     """The model of a folder in fp32, with its adapter on its base if it is one. Raises ModelError."""
     use_fast_matmul()
-    weights = _load_dense(Path(model.base or model.path)).to(device())
+    weights: Any = _load_dense(Path(model.base or model.path))
+    weights = weights.to(device())
     if model.form == "adapter":
+        from peft import PeftModel
+
         weights = PeftModel.from_pretrained(weights, model.path, adapter_name=NAME, is_trainable=True)
     return weights
 
@@ -58,15 +73,15 @@ def load_policy(model: Model, *, dtype: str = "float32", **options: Any) -> Poli
     return Policy(weights, load_tokenizer(model), dtype=dtype, adapter=adapter, **options)
 
 
-def _load_dense(path: Path) -> PreTrainedModel:
+def _load_dense(path: Path) -> "PreTrainedModel":
     for implementation in (attention.NAME, "eager"):
         try:
-            weights = AutoModelForCausalLM.from_pretrained(
+            weights = _transformers().AutoModelForCausalLM.from_pretrained(
                 path, dtype=torch.float32, attn_implementation=implementation, trust_remote_code=False
             )
             if implementation == attention.NAME and _wants_eager(weights):
                 continue
-            return weights  # type: ignore[no-any-return]
+            return weights
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             failure = error
     raise ModelError(
@@ -75,23 +90,23 @@ def _load_dense(path: Path) -> PreTrainedModel:
     ) from failure
 
 
-def _wants_eager(weights: PreTrainedModel) -> bool:
+def _wants_eager(weights: "PreTrainedModel") -> bool:
     """Capped attention scores are computed by transformers' eager attention alone."""
     return getattr(weights.config, "attn_logit_softcapping", None) is not None
 
 
-def save_weights(
-    weights: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, source: Model
-) -> None:
+def save_weights(weights: "Weights", tokenizer: "PreTrainedTokenizerBase", folder: Path, *, source: Model) -> None:
     """Writes weights (of an adapter: it alone), tokenizer, template and prompt program, in the ecosystem's formats."""
-    if isinstance(weights, PeftModel):
+    if is_adapted(weights):
         base = Path(source.base or source.path)
-        weights.peft_config[NAME].base_model_name_or_path = base.name  # a whole path would tell one machine from another
+        weights.peft_config[
+            NAME
+        ].base_model_name_or_path = base.name  # a whole path would tell one machine from another
         weights.save_pretrained(str(folder), selected_adapters=[NAME])
     else:
         stops = ChatFormat(tokenizer).stop_ids  # so that any other program stops where this one does
         weights.generation_config.eos_token_id = sorted(stops) or None
-        weights.save_pretrained(folder)
+        weights.save_pretrained(str(folder))
     tokenizer.save_pretrained(folder)
     if program := PromptProgram.load(source.path):
         program.save(folder)
@@ -100,4 +115,3 @@ def save_weights(
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-

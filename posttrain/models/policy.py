@@ -7,11 +7,10 @@ not, and whole logits where the head is more than a matrix. All three give the s
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from posttrain.data.batch import Batch
 from posttrain.functional.layout import Branch, Layout, Tree, packed, padded, split_by_tokens
@@ -20,8 +19,19 @@ from posttrain.functional.logps import plain_logps, token_logps
 from . import attention
 from .precision import computes_in
 
+if TYPE_CHECKING:  # half a second each to import, which a run that keeps everything need not pay
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    Weights = PreTrainedModel | PeftModel
+
 TOLERANCE = 2e-4
 LAYOUTS = ("packed", "padded", "logits")
+
+
+def is_adapted(model: nn.Module) -> "TypeGuard[PeftModel]":
+    """Whether adapters sit on the model."""
+    return hasattr(model, "get_base_model") and hasattr(model, "active_adapter")
 
 
 class Policy:
@@ -33,8 +43,8 @@ class Policy:
 
     def __init__(
         self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        model: "Weights",
+        tokenizer: "PreTrainedTokenizerBase",
         *,
         dtype: str = "float32",
         adapter: str | None = None,
@@ -70,20 +80,28 @@ class Policy:
     def _all_logps(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(N,), (N,): log-probabilities and the answers they belong to; piece by piece where no gradient asks for all."""
         if torch.is_grad_enabled() or batch.n_tokens() <= self.micro_tokens:
-            return self._logps(batch.trees, self.layout)
+            return self._exact_logps(batch.trees)
         logps, answers = [], []
         for rows in split_by_tokens(batch.trees, self.micro_tokens):
-            part, local = self._logps([batch.trees[row] for row in rows], self.layout)
+            part, local = self._exact_logps([batch.trees[row] for row in rows])
             branch, tree = local // len(rows), local % len(rows)
             logps.append(part)
             answers.append(branch * len(batch.trees) + torch.tensor(rows, device=local.device)[tree])
         order = torch.cat(answers).argsort(stable=True)
         return torch.cat(logps)[order], torch.cat(answers)[order]
 
+    def _exact_logps(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
+        """In the policy's layout; in padded rows where these trees are longer than a window that packing cannot keep."""
+        try:
+            return self._logps(trees, self.layout)
+        except attention.Unsupported:
+            return self._logps(trees, "padded")
+
     def _logps(self, trees: Sequence[Tree], way: str) -> tuple[Tensor, Tensor]:
         layout = packed(trees) if way == "packed" else padded(trees, self.pad_id)
         at, targets, answers = (
-            torch.tensor(x, dtype=torch.long, device=self.device) for x in (layout.predict_at, layout.targets, layout.answers)
+            torch.tensor(x, dtype=torch.long, device=self.device)
+            for x in (layout.predict_at, layout.targets, layout.answers)
         )
         with self.precision(), self.answering():
             if way == "logits":
@@ -97,8 +115,8 @@ class Policy:
 
     def _backbone(self) -> nn.Module:
         """The model below the head."""
-        causal = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        return getattr(causal, causal.base_model_prefix)  # type: ignore[no-any-return]
+        causal: Any = self.model.get_base_model() if is_adapted(self.model) else self.model
+        return getattr(causal, str(causal.base_model_prefix))
 
     def _inputs(self, layout: Layout, mask: bool = True) -> dict[str, Tensor | bool]:
         ids = torch.tensor(layout.rows, device=self.device)
@@ -117,7 +135,7 @@ class Policy:
     def answering(self) -> Iterator[None]:
         """Makes this policy's adapter the one that answers, and puts back the one before."""
         model = self.model
-        if not isinstance(model, PeftModel) or model.active_adapter == self.adapter:
+        if not is_adapted(model) or model.active_adapter == self.adapter:
             yield
         elif self.adapter is None:
             with model.disable_adapter():
@@ -128,7 +146,7 @@ class Policy:
 
 
 @contextlib.contextmanager
-def _switched(model: PeftModel, adapter: str, back: str) -> Iterator[None]:
+def _switched(model: "PeftModel", adapter: str, back: str) -> Iterator[None]:
     """Another adapter for a while. PEFT makes the active one trainable, so what was trainable is put back too."""
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     model.set_adapter(adapter)
@@ -148,7 +166,7 @@ class Models:
     reference: Policy | None = None
 
 
-def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def _pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Padded places are masked, so any id does; the tokenizer's own is the least surprising."""
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 

@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from pydantic import Field
 from torch import Tensor
-from transformers import DynamicCache
 
+from posttrain.functional.seeds import seed_of
 from posttrain.schema.settings import Settings
 
 from .policy import Policy
@@ -57,7 +57,9 @@ class TransformersSampler:
             longest = len(prompts[rows[-1]]) + sampling.max_new_tokens
             rows = rows[: max(1, BATCH_TOKENS // longest)]
             with self.policy.precision(), self.policy.answering():
-                for row, answer in zip(rows, self._decode([prompts[i] for i in rows], rows, sampling, seed), strict=True):
+                for row, answer in zip(
+                    rows, self._decode([prompts[i] for i in rows], rows, sampling, seed), strict=True
+                ):
                     answers[row] = answer
             start += len(rows)
             self.watch(start)
@@ -66,6 +68,8 @@ class TransformersSampler:
     def _decode(
         self, prompts: Sequence[Sequence[int]], rows: Sequence[int], sampling: Sampling, seed: int
     ) -> list[list[int]]:
+        from transformers import DynamicCache
+
         answers: list[list[int]] = [[] for _ in prompts]
         draws = _draws(rows, sampling, seed)
         ids, mask = self._left_padded(prompts)
@@ -102,7 +106,7 @@ def _draws(rows: Sequence[int], sampling: Sampling, seed: int) -> Tensor | None:
     """(rows, max_new_tokens) uniform numbers, each row from its own generator; None when nothing is drawn."""
     if sampling.temperature == 0:
         return None
-    generators = [torch.Generator().manual_seed((seed << 32) + row) for row in rows]
+    generators = [torch.Generator().manual_seed(seed_of(seed, row)) for row in rows]
     return torch.stack([torch.rand(sampling.max_new_tokens, generator=g, dtype=torch.float64) for g in generators])
 
 
@@ -110,7 +114,9 @@ def _choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tenso
     """(rows, V) -> (rows,): the likeliest token, or the one where the summed probability passes a uniform number."""
     if uniform is None:
         return logits.argmax(-1)
-    probabilities, tokens = (logits.double() / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    probabilities, tokens = (
+        (logits.double() / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    )
     summed = probabilities.cumsum(-1)
     inside = summed - probabilities < sampling.top_p
     summed = (probabilities * inside).cumsum(-1)

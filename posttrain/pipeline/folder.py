@@ -9,8 +9,9 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from posttrain.engine.files import replace_text, room_for
 
@@ -22,13 +23,10 @@ def run_folder(out: Path, name: str, digest: str) -> Iterator[Path]:
     """The folder to run a recipe in, locked while inside."""
     with room_for("the run's folder", out if out.is_dir() else Path.cwd()):
         out.mkdir(parents=True, exist_ok=True)
-    for folder in candidates(out, name, digest):
-        with suppress(FileExistsError), room_for("the run's folder", out):
-            folder.mkdir(exist_ok=(folder / PLAN).is_file())
-            with _locked(folder) as held:
-                if held:
-                    yield folder
-                    return
+        held = (_hold(folder) for folder in candidates(out, name, digest))
+        lock = next(lock for lock in held if lock is not None)
+    with lock:
+        yield Path(lock.name).parent
 
 
 def candidates(out: Path, name: str, digest: str) -> Iterator[Path]:
@@ -38,7 +36,7 @@ def candidates(out: Path, name: str, digest: str) -> Iterator[Path]:
         if _digest_in(folder) == digest:
             yield folder
     last = numbered[-1][0] if numbered else 0
-    yield from (out / f"{name}-{number}" for number in range(last + 1, last + 1000))
+    yield from (out / f"{name}-{number}" for number in count(last + 1))
 
 
 def _numbered(out: Path, name: str) -> Iterator[tuple[int, Path]]:
@@ -54,16 +52,16 @@ def _digest_in(folder: Path) -> str | None:
     return None
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """Holds the folder; the system lets go of it when the process dies. Gives False when another one holds it."""
-    with (folder / LOCK).open("a") as file:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+def _hold(folder: Path) -> TextIO | None:
+    """The open lock of a folder, which the system lets go of when the process dies; None when another one holds it."""
+    folder.mkdir(exist_ok=True)
+    file = (folder / LOCK).open("a")
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 def write_plan(folder: Path, text: str, planned: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from posttrain.data.read import read
 from posttrain.engine.method import Stage, stage_class
 from posttrain.engine.store import Store
 from posttrain.schema.artifacts import Artifact, Dataset, Model
@@ -15,6 +16,7 @@ from posttrain.schema.errors import PosttrainError, UsageError
 from posttrain.schema.rows import Conversation, Labelled, Pair, Prompt, Row, Text, fingerprint
 from posttrain.schema.settings import inputs
 
+from .plan import reads
 from .work import SEVERAL, Given
 
 SHAPES: tuple[type[Row], ...] = (Prompt, Conversation, Pair, Labelled, Text)
@@ -77,15 +79,8 @@ class Leaks:
         return self.made.get(digest)
 
 
-def reads(stage: type[Stage]) -> type[Row] | None:
-    """The shape of row that a stage reads, where it says so."""
-    return getattr(getattr(stage, "objective", stage), "reads", None)
-
-
 def _rows(dataset: Dataset, shape: type[Row] | None) -> Sequence[Row]:
     """The rows of a dataset in the shape that is given, else in the first that fits; none when they cannot be read."""
-    from posttrain.data.read import read
-
     for candidate in (shape,) if shape else SHAPES:
         with suppress(PosttrainError):
             return read(dataset, candidate).rows

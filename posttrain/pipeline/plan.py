@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from posttrain.engine.method import Stage
 from posttrain.schema.errors import Problem, RecipeError, nearest
+from posttrain.schema.rows import Row
 from posttrain.schema.settings import Rows, inputs
 
 from .reading import NAME, draft
@@ -58,6 +59,11 @@ class Step:
         return self.stage.kind in ("objective", "transform")
 
 
+def reads(stage: type[Stage]) -> type[Row] | None:
+    """The shape of row that a stage reads, where it says so."""
+    return getattr(getattr(stage, "objective", stage), "reads", None)
+
+
 @dataclass(frozen=True)
 class Plan:
     """Steps in the order they are made. `suite` says, for every model, the names of the measures it gets."""
@@ -71,11 +77,12 @@ class Plan:
     def measures_of(self, model: str) -> Iterator[Step]:
         return (measure for measure in self.measures if measure.name in self.suite.get(model, ()))
 
-    def outside(self) -> Iterator[Input]:
-        """Everything that is read and that no step makes."""
+    def outside(self) -> Iterator[tuple[type[Row] | None, Input]]:
+        """Everything that is read and that no step makes; rows with the shape they are read in, where it is known."""
         for step in (*self.measures, *self.steps):
-            for sources in step.inputs.values():
-                yield from (source for source in sources if source.step is None)
+            for source in (source for sources in step.inputs.values() for source in sources):
+                if source.step is None:
+                    yield reads(type(step.stage)) if source.rows else None, source
 
 
 def load(text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Plan:

@@ -136,8 +136,8 @@ def _told(walk: Walk, until: str | None) -> bool:
     try:
         passed = walk.go(until)
         write_reports(folder)
-    except (Stopped, KeyboardInterrupt) as error:
-        walk.events.emit("stopped", why=str(error) or "interrupted", stage=walk.doing)
+    except (Stopped, KeyboardInterrupt, SystemExit) as error:
+        walk.events.emit("stopped", why=str(error) if isinstance(error, Stopped) else "interrupted", stage=walk.doing)
         raise
     except BaseException as error:
         walk.events.emit("failed", **what_failed(error, walk.doing))

@@ -45,6 +45,12 @@ class _Dumper(yaml.SafeDumper):
     """Quotes every word that YAML 1.1 or 1.2 would take for something else."""
 
 
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    """A string; with escapes where it holds one of YAML's rarer line breaks, which other quotes would turn to spaces."""
+    return dumper.represent_scalar(TAG + "str", text, style='"' if set(text) & set("\x85\u2028\u2029\r") else None)
+
+
+_Dumper.add_representer(str, _quoted)
 for _tag, (_written, _first) in SCALARS.items():
     for _class in (_Loader, _Dumper):
         _class.add_implicit_resolver(TAG + _tag, re.compile(f"^(?:{_written})$"), _first)

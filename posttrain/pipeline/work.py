@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.read import read
 from posttrain.engine.job import Job
 from posttrain.engine.method import Made
 from posttrain.engine.store import Store
@@ -87,14 +88,16 @@ def _taken(artifact: Artifact, source: Input) -> Artifact:
 
 
 def find_outside(plan: Plan, store: Store) -> Outside:
-    """All that the recipe reads from outside, its model too. Raises RecipeError with everything that is not found."""
+    """All that the recipe reads from outside, its model too. Raises RecipeError with everything that is not found, and
+    with all rows that are not of the shape that the stage reads."""
     problems: list[Problem] = []
     found: dict[str, Artifact] = {}
-    for source in (base_of(plan), *plan.outside()):
-        if source.identity in found:
-            continue
+    for shape, source in ((None, base_of(plan)), *plan.outside()):
         try:
-            found[source.identity] = store.dataset(source.rows) if source.rows else store.model(source.name)
+            if source.identity not in found:
+                found[source.identity] = store.dataset(source.rows) if source.rows else store.model(source.name)
+            if shape:
+                read(found[source.identity], shape, limit=1)  # type: ignore[arg-type]
         except UsageError as error:
             problems.append(source.node.problem(str(error)))
     if problems:

@@ -34,7 +34,7 @@ class Event:
 
 def parse(text: str) -> Iterator[Event]:
     """Events of a file's text. A torn last line and unknown kinds are passed over."""
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines: a string may hold U+2028 and its like
         try:
             fields = json.loads(line)
             kind, time = fields.pop("event"), float(fields.pop("time"))

@@ -4,7 +4,7 @@ Every prompt draws from a generator of its own, so a run with the same seed make
 """
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -14,12 +14,14 @@ from posttrain.engine.method import Generator, Made
 from posttrain.models.load import load_format, load_policy
 from posttrain.models.sampler import Sampling, TransformersSampler
 from posttrain.schema.artifacts import Dataset, Model
-from posttrain.schema.rows import Prompt
+from posttrain.schema.rows import Prompt, Row
 from posttrain.schema.settings import DatasetRef
 
 
 class Sample(Generator):
     """Ask a model every prompt `n` times and keep the answers as conversations."""
+
+    reads: ClassVar[type[Row]] = Prompt
 
     data: DatasetRef
     """The prompts to ask."""
@@ -34,7 +36,9 @@ class Sample(Generator):
         policy = load_policy(model)
         form = load_format(model, policy.tokenizer)
         rows = [row for dataset in datasets for row in read(dataset, Prompt).rows for _ in range(self.n)]
-        sampler = TransformersSampler(policy, form.stop_ids, watch=lambda done: job.emit("progress", step=done, of=len(rows)))
+        sampler = TransformersSampler(
+            policy, form.stop_ids, watch=lambda done: job.emit("progress", step=done, of=len(rows))
+        )
         answers = sampler.sample([form.ask(row) for row in rows], self.sampling, job.seed)
         with (job.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
             for row, answer in zip(rows, answers, strict=True):

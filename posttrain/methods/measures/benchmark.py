@@ -7,7 +7,7 @@ number in every model's findings, so two models are compared pair by pair.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -22,7 +22,7 @@ from posttrain.models.load import load_format, load_policy
 from posttrain.models.sampler import Sampling, TransformersSampler
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.findings import Findings, Graded, Metric
-from posttrain.schema.rows import Prompt, fingerprint
+from posttrain.schema.rows import Prompt, Row, fingerprint
 from posttrain.schema.settings import DatasetRef
 
 METRIC_NAMES = {"exact": "exact_match"}
@@ -30,6 +30,8 @@ METRIC_NAMES = {"exact": "exact_match"}
 
 class Benchmark(Measure):
     """Grade a model's answers to questions."""
+
+    reads: ClassVar[type[Row]] = Prompt
 
     data: DatasetRef
     """The questions, each with its answer."""
@@ -46,13 +48,19 @@ class Benchmark(Measure):
         if self.layout != "own":
             form = ChatFormat(policy.tokenizer, PromptProgram(layout=self.layout))
         rows = [row for dataset in data["data"] for row in read(dataset, Prompt).rows]
-        sampler = TransformersSampler(policy, form.stop_ids, watch=lambda done: job.emit("progress", step=done, of=len(rows)))
-        answers = sampler.sample([form.ask(row) for row in rows], Sampling(max_new_tokens=self.max_new_tokens), job.seed)
+        sampler = TransformersSampler(
+            policy, form.stop_ids, watch=lambda done: job.emit("progress", step=done, of=len(rows))
+        )
+        answers = sampler.sample(
+            [form.ask(row) for row in rows], Sampling(max_new_tokens=self.max_new_tokens), job.seed
+        )
         score = grader(self.grader)
         samples = tuple(_grade(row, form.read_answer(ids), score) for row, ids in zip(rows, answers, strict=True))
         lengths = bootstrap_mean([len(ids) for ids in answers])
         metrics = _metrics(METRIC_NAMES.get(self.grader, self.grader.rpartition(":")[2]), samples)
-        metrics["answer_tokens"] = Metric(lengths.value, lengths.n, lengths.low, lengths.high, unit="count", better="none")
+        metrics["answer_tokens"] = Metric(
+            lengths.value, lengths.n, lengths.low, lengths.high, unit="count", better="none"
+        )
         return Findings("benchmark", "benchmark", metrics, samples)
 
 

@@ -6,6 +6,7 @@ Documents longer than `max_length` are read in pieces. The interval treats docum
 """
 
 from math import exp
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -18,12 +19,14 @@ from posttrain.functional.ratios import ratio_of_sums
 from posttrain.models.load import load_format, load_policy
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.findings import Findings, Metric
-from posttrain.schema.rows import Text
+from posttrain.schema.rows import Row, Text
 from posttrain.schema.settings import DatasetRef
 
 
 class Perplexity(Measure):
     """How surprised a model is by text; lower is better."""
+
+    reads: ClassVar[type[Row]] = Text
 
     data: DatasetRef
     """The text."""
@@ -37,6 +40,8 @@ class Perplexity(Measure):
         nats = (-policy.score(Batch(trees))).tolist()
         tokens = [tree.branches[0].n_trained() for tree in trees]
         found = ratio_of_sums(nats, tokens)
-        perplexity = Metric(exp(found.value), sum(tokens), exp(found.low), exp(found.high), unit="ratio", better="lower")
+        perplexity = Metric(
+            exp(found.value), sum(tokens), exp(found.low), exp(found.high), unit="ratio", better="lower"
+        )
         per_token = Metric(found.value, sum(tokens), found.low, found.high, unit="nats", better="lower")
         return Findings("perplexity", "perplexity", {"perplexity": perplexity, "nats_per_token": per_token})

@@ -4,7 +4,7 @@ By whole answers, log p(chosen) > log p(rejected), longer answers are at a disad
 log-probabilities of tokens instead. A tie counts as wrong.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,12 +17,14 @@ from posttrain.functional.statistics import bootstrap_mean, wilson
 from posttrain.models.load import load_format, load_policy
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.findings import Findings, Graded, Metric
-from posttrain.schema.rows import Pair
+from posttrain.schema.rows import Pair, Row
 from posttrain.schema.settings import DatasetRef
 
 
 class PreferenceAccuracy(Measure):
     """Share of pairs whose chosen answer the model finds likelier."""
+
+    reads: ClassVar[type[Row]] = Pair
 
     data: DatasetRef
     """The pairs."""
@@ -38,7 +40,9 @@ class PreferenceAccuracy(Measure):
         logps = policy.score(Batch(trees))
         if self.per == "token":
             logps = logps / logps.new_tensor([tree.branches[b].n_trained() for b in range(2) for tree in trees])
-        margins = [chosen - rejected for chosen, rejected in zip(*(half.tolist() for half in logps.chunk(2)), strict=True)]
+        margins = [
+            chosen - rejected for chosen, rejected in zip(*(half.tolist() for half in logps.chunk(2)), strict=True)
+        ]
         right, margin = wilson(sum(m > 0 for m in margins), len(margins)), bootstrap_mean(margins)
         metrics = {
             "accuracy": Metric(right.value, right.n, right.low, right.high),

@@ -9,7 +9,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,12 +19,14 @@ from posttrain.engine.job import Job
 from posttrain.engine.method import Made, Transform
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.errors import DataError
-from posttrain.schema.rows import Prompt
+from posttrain.schema.rows import Prompt, Row
 from posttrain.schema.settings import DatasetRef
 
 
 class FewShot(Transform):
     """Put solved examples before every question."""
+
+    reads: ClassVar[type[Row]] = Prompt
 
     data: DatasetRef
     """Rows with answers, from which the examples are drawn."""

@@ -21,6 +21,7 @@ class Merge(Transform):
 
     def run(self, job: Job, **inputs: Any) -> Made:
         model: Model = inputs["model"]
-        merged = load_weights(model).merge_and_unload()
+        adapted: Any = load_weights(model)
+        merged = adapted.merge_and_unload()
         save_weights(merged, load_tokenizer(model), job.folder, source=model)
         return Made({"base": model.base})

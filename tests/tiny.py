@@ -1,0 +1,75 @@
+"""Tiny random models of real architectures, and a tokenizer that needs no files."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers as hf
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from posttrain.functional.layout import Branch, Tree
+from posttrain.models import attention
+
+VOCABULARY = 300
+CHAT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+def tokenizer() -> hf.PreTrainedTokenizerFast:
+    """Bytes as tokens, with real special tokens and a chat template."""
+    special = ["<|endoftext|>", "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = {token: i for i, token in enumerate([*special, *letters])}
+    made = Tokenizer(models.BPE(vocab=words, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    found = hf.PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="<|end|>", pad_token="<|pad|>", additional_special_tokens=special[3:]
+    )
+    found.chat_template = CHAT
+    return found
+
+
+FAMILIES: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = {
+    "llama": (hf.LlamaConfig, hf.LlamaForCausalLM, {}),
+    "mistral": (hf.MistralConfig, hf.MistralForCausalLM, {"sliding_window": None}),
+    "qwen3": (hf.Qwen3Config, hf.Qwen3ForCausalLM, {"head_dim": 8}),
+    "gpt2": (hf.GPT2Config, hf.GPT2LMHeadModel, {}),
+    "gpt_neox": (hf.GPTNeoXConfig, hf.GPTNeoXForCausalLM, {}),
+    "gemma": (hf.GemmaConfig, hf.GemmaForCausalLM, {"head_dim": 8}),
+    "glm4": (hf.Glm4Config, hf.Glm4ForCausalLM, {"head_dim": 8}),
+    "phi3": (hf.Phi3Config, hf.Phi3ForCausalLM, {}),
+}
+
+
+def model(family: str = "llama", seed: int = 0, **changes: Any) -> hf.PreTrainedModel:
+    """Two layers, width 32, four heads; weights large enough that positions and neighbours matter."""
+    config, causal, more = FAMILIES[family]
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.3,
+        "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 1,
+    }  # fmt: skip
+    made = causal(config(**settings | more | changes))
+    made.set_attn_implementation(attention.register())
+    return made.eval()
+
+
+def trees(n: int, n_branches: int, seed: int = 0, longest: int = 12) -> tuple[Tree, ...]:
+    """Drawn trees; every branch learns at least its last token."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (1,), generator=draw))
+
+    def tokens() -> tuple[int, ...]:
+        return tuple(torch.randint(VOCABULARY, (number(1, longest),), generator=draw).tolist())
+
+    def branch() -> Branch:
+        ids = tokens()
+        return Branch(ids, (*(number(0, 3) > 0 for _ in ids[1:]), True))
+
+    return tuple(Tree(tokens(), tuple(branch() for _ in range(n_branches))) for _ in range(n))
