@@ -56,7 +56,7 @@ class Tune(Stage):
         if self.fail == "diverge":
             raise Diverged("The loss is not finite at step 3. Lower `strength`.")
         if self.fail == "crash":
-            raise ZeroDivisionError("division by zero")
+            raise FileExistsError("an error that no method raises on purpose")
         if self.fail == "stop" or job.stop():
             raise Stopped("Stopped after step 3; a checkpoint was saved.")
         write_model(job, [model.digest, digests(data), self.strength])

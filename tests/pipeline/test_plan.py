@@ -36,7 +36,7 @@ def test_a_stage_takes_the_last_model_and_generators_do_not_move_it() -> None:
     data = found.steps[2].inputs["data"]
     assert [(source.name, source.step) for source in data] == [("write", "write"), ("rows.jsonl", None)]
     assert data[1].rows is not None and data[1].rows.take == 3
-    assert [source.name for source in found.outside()] == ["test.jsonl", *["rows.jsonl"] * 4]
+    assert [source.name for _, source in found.outside()] == ["test.jsonl", *["rows.jsonl"] * 4]
 
 
 def test_forms_are_checked_and_the_cure_is_named() -> None:

@@ -183,6 +183,13 @@ def test_nothing_is_written_when_inputs_are_missing(text: str, rows: Path, test_
     assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
 
 
+def test_rows_of_the_wrong_shape_are_found_before_anything_is_written(text: str, rows: Path, tmp_path: Path) -> None:
+    rows.write_text('{"one": 1, "two": 2}\n')
+    with pytest.raises(RecipeError, match=r"recipe:8: .*cannot be read as Prompt"):
+        run(text, out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists() and not ran()
+
+
 def test_a_failure_is_told_and_carried_on(text: str, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     with pytest.raises(Diverged):
@@ -192,9 +199,9 @@ def test_a_failure_is_told_and_carried_on(text: str, tmp_path: Path) -> None:
     record = read_run(out / "demo-1")
     assert [stage.state for stage in record.stages] == ["made", "made", "failed", "not reached"]
     assert len(record.stages[2].curve) == 3
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(FileExistsError):
         run(text, ["second.fail=crash"], out=out)
-    assert events(out / "demo-2")[-1].fields["error"] == "ZeroDivisionError"
+    assert events(out / "demo-2")[-1].fields["error"] == "FileExistsError"
 
 
 def test_a_stop_is_told_and_the_next_run_goes_on(text: str, tmp_path: Path) -> None:
