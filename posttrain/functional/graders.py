@@ -20,7 +20,7 @@ Grader = Callable[[str, Mapping[str, Any]], float]
 
 FINAL = "####"
 """What stands before the final answer in GSM8K."""
-NUMBER = re.compile(r"(?<![0-9.])[-\u2212]?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?![0-9])")
+NUMBER = re.compile(r"(?<![0-9])(?<![0-9]\.)[-\u2212]?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?![0-9])")
 """A number. A minus right behind a digit is a minus between two numbers: `5-3` has no -3."""
 CHOICES = (
     re.compile(r"answer(?:\s+is)?\s*:?\s*\(?([A-E])\b", re.IGNORECASE),

@@ -302,7 +302,7 @@ def test_a_wrong_map_of_columns_is_explained(columns: dict[str, str], says: str,
 def test_a_file_without_rows(content: str, tmp_path: Path, dataset: Callable[..., Dataset]) -> None:
     path = tmp_path / "a.json"
     path.write_text(content)
-    with pytest.raises(DataError, match="There are no rows in .* Name a file with rows"):
+    with pytest.raises(DataError, match=r"There are no rows in .* Name a file with rows"):
         read(dataset(path), Text)
 
 
@@ -315,9 +315,9 @@ def test_only_rows_that_are_left_out(rows_file: RowsFile) -> None:
 def test_paths_without_rows(tmp_path: Path, dataset: Callable[..., Dataset]) -> None:
     with pytest.raises(DataError, match=r"There is no file .*missing\.jsonl'. Check the path"):
         read(dataset(tmp_path / "missing.jsonl"), Text)
-    with pytest.raises(DataError, match="has no file of rows. Name a file, or put one of"):
+    with pytest.raises(DataError, match=r"has no file of rows\. Name a file, or put one of"):
         read(dataset(tmp_path), Text)
-    with pytest.raises(DataError, match="No file fits .* Look with `ls"):
+    with pytest.raises(DataError, match=r"No file fits .* Look with `ls"):
         read(dataset(tmp_path / "*.jsonl"), Text)
 
 

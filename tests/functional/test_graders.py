@@ -10,7 +10,14 @@ from posttrain.schema.errors import DataError, UsageError
 
 @pytest.mark.parametrize(
     ("output", "answer", "score"),
-    [(" rako\n", "rako", 1), ("a  b\tc", "a b c", 1), ("Rako", "rako", 0), ("rako.", "rako", 0), ("", "", 1), ("7", 7, 1)],
+    [
+        (" rako\n", "rako", 1),
+        ("a  b\tc", "a b c", 1),
+        ("Rako", "rako", 0),
+        ("rako.", "rako", 0),
+        ("", "", 1),
+        ("7", 7, 1),
+    ],
 )
 def test_exact(output: str, answer: object, score: float) -> None:
     assert exact(output, {"answer": answer}) == score
@@ -46,7 +53,8 @@ def test_contains(output: str, answer: str, score: float) -> None:
         ("5 - 3 = 2.", "2"),
         ("1,2,3", "3"),
         ("3.0", "3"),
-        ("v1.2.3", "3"),
+        ("well...18", "18"),
+        ("0.5", "0.5"),
         ("50%", "50"),
         ("٣", None),
         ("none", None),
@@ -94,7 +102,7 @@ def test_choice_needs_a_letter_on_both_sides() -> None:
 
 @pytest.mark.parametrize("name", GRADERS)
 def test_a_row_without_an_answer_is_no_zero(name: str) -> None:
-    with pytest.raises(DataError, match="columns: {answer: …}"):
+    with pytest.raises(DataError, match=r"columns: \{answer: …\}"):
         grader(name)("5", {"question": "2+3", "answer": None})
 
 
