@@ -48,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     terminal = Terminal.of(words)
-    sys.path.append(os.getcwd())  # so that `my_losses:Mine` is found from where the user stands
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that `my_losses:Mine` is found from where the user stands
     try:
         code = _dispatch(words, terminal)
         sys.stdout.flush()

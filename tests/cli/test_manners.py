@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from posttrain.cli import main
+
 NOT_FOR_HELP = ("torch", "transformers", "pydantic", "numpy", "yaml", "jinja2")
 
 
@@ -74,13 +76,15 @@ def test_help_is_there_at_once():
         (["report"], "There is no run in runs yet. Make one with `posttrain run`"),
     ],
 )
-def test_a_mistake_is_one_line_with_its_cure(words: list[str], message: str, tmp_path: Path):
-    done = posttrain(*words, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert message in done.stderr
-    assert done.stderr.startswith("error  ")
-    assert done.stderr.count("\n") == 1
+def test_a_mistake_is_one_line_with_its_cure(words: list[str], message: str, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert message in told.err
+    assert told.err.startswith("error  ")
+    assert told.err.count("\n") == 1
     assert not list(tmp_path.iterdir()), "nothing is left behind"
 
 

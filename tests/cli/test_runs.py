@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from posttrain.cli import main
+
 HERE = Path(__file__).parent
-Done = subprocess.CompletedProcess[str]
 COMMAND = [sys.executable, "-m", "posttrain"]
 ENVIRONMENT = {
     **os.environ,
@@ -45,12 +47,25 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+class Done(NamedTuple):
+    """What a command left on its streams, and its exit code."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
-def posttrain(folder: Path) -> Callable[..., Done]:
+def posttrain(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Runs a command in this process, where torch is imported already, from inside `folder`."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("NO_COLOR", "1")
+    for path in (HERE, HERE.parent / "pipeline"):
+        monkeypatch.syspath_prepend(path)
+
     def call(*words: str) -> Done:
-        return subprocess.run(
-            [*COMMAND, *words], check=False, capture_output=True, text=True, cwd=folder, timeout=120, env=ENVIRONMENT
-        )
+        code = main(words)
+        return Done(code, *capsys.readouterr())
 
     return call
 
@@ -113,7 +128,7 @@ def test_all_mistakes_are_told_at_once_and_nothing_is_started(posttrain, folder)
     ("override", "code", "told"),
     [
         ("tune.fail=diverge", 1, "error  The loss is not finite at step 3. Lower `strength`."),
-        ("tune.fail=crash", 1, "ZeroDivisionError"),
+        ("tune.fail=crash", 1, "Something unforeseen happened"),
         ("tune.gate={score.accuracy: {at_least: 2}}", 3, "score.accuracy at_least 2 does not hold"),
         ("model=./nothing", 2, "no folder './nothing'"),
         ("tune.data=rows.json", 2, "Did you mean 'rows.jsonl'?"),
