@@ -36,7 +36,7 @@ from posttrain.models.policy import Models, Policy
 class Plan:
     """What decides the weights."""
 
-    documents: int = 64_000
+    documents: int = 110_000
     documents_per_step: int = 24
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
