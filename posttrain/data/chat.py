@@ -79,7 +79,7 @@ class ChatFormat:
     def read_answer(self, ids: Sequence[int]) -> str:
         """What a sampler's tokens say, up to the first that ends an answer; one line in the plain layout."""
         n = next((n for n, id in enumerate(ids) if id in self.stop_ids), len(ids))
-        text = str(self.tokenizer.decode(list(ids[:n]), skip_special_tokens=True)).strip()
+        text = self._decoded(list(ids[:n]), readable=True).strip()
         return text.partition("\n")[0].rstrip() if self.program.layout == "plain" else text
 
     def text(self, row: Text) -> Tokens:
@@ -135,8 +135,10 @@ class ChatFormat:
             "cannot be told apart. Change the beginning of that answer, or the chat_template."
         )
 
-    def _decoded(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    def _decoded(self, ids: list[int], *, readable: bool = False) -> str:
+        """The text of tokens to the letter; `readable` leaves special tokens out."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=readable, clean_up_tokenization_spaces=False)
+        return str(text)
 
     def _missing_end(self, ids: list[int]) -> list[int]:
         """The token that ends a turn, where the template did not write it."""

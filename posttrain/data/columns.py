@@ -49,7 +49,7 @@ def given_roles(said: Mapping[str, str], columns: Iterable[str], place: str) -> 
             raise DataError(f"`columns` names the unknown role {role!r}. {nearest(role, ALIASES)}")
         if column not in columns:
             raise DataError(
-                f"{place} has no column {column!r}. {nearest(column, columns)} Mend `columns: {{{role}: …}}`."
+                f"{place} has no column {column!r}. {nearest(column, map(plainly, columns))} Mend `columns: {{{role}: …}}`."
             )
     return {ours[role]: column for role, column in said.items()}
 
