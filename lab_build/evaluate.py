@@ -25,8 +25,8 @@ LONGEST_ANSWER = 64
 
 def load(folder: Path) -> Policy:
     """The model of a folder, in fp32."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="posttrain")
-    return Policy(model, AutoTokenizer.from_pretrained(folder))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    return Policy(model, AutoTokenizer.from_pretrained(folder), layout="padded")
 
 
 def complete(policy: Policy, prompts: Sequence[str]) -> list[str]:

@@ -64,7 +64,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation=attention.NAME,
+        attn_implementation=attention.register(),
     )
     return LlamaForCausalLM(config)
 

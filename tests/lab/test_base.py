@@ -30,10 +30,8 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="module")
 def policy(tokenizer: Any) -> Policy:
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        lab.base(), dtype=torch.float32, attn_implementation="posttrain"
-    )
-    return Policy(model, tokenizer)
+    model = transformers.AutoModelForCausalLM.from_pretrained(lab.base(), dtype=torch.float32)
+    return Policy(model, tokenizer, layout="padded")
 
 
 def complete(policy: Policy, prompts: Sequence[str]) -> list[str]:
