@@ -98,11 +98,10 @@ def _wants_eager(weights: "PreTrainedModel") -> bool:
 def save_weights(weights: "Weights", tokenizer: "PreTrainedTokenizerBase", folder: Path, *, source: Model) -> None:
     """Writes weights (of an adapter: it alone), tokenizer, template and prompt program, in the ecosystem's formats."""
     if is_adapted(weights):
-        base = Path(source.base or source.path)
-        weights.peft_config[
-            NAME
-        ].base_model_name_or_path = base.name  # a whole path would tell one machine from another
-        weights.save_pretrained(str(folder), selected_adapters=[NAME])
+        # the base by its folder's name: a whole path would give the same adapter another digest on another machine;
+        # without its embeddings: PEFT would ask the hub whether they changed
+        weights.peft_config[NAME].base_model_name_or_path = Path(source.base or source.path).name
+        weights.save_pretrained(str(folder), selected_adapters=[NAME], save_embedding_layers=False)
     else:
         stops = ChatFormat(tokenizer).stop_ids  # so that any other program stops where this one does
         weights.generation_config.eos_token_id = sorted(stops) or None
