@@ -25,7 +25,7 @@ def as_json(plan: Plan, states: Mapping[str, str] | None = None) -> dict[str, An
 
 
 def _measure(step: Step) -> dict[str, Any]:
-    return {"name": step.name, "method": step.method, "settings": step.stage.model_dump(mode="json")}
+    return {"name": step.name, "method": step.method, "settings": _settings(step)}
 
 
 def _step(step: Step) -> dict[str, Any]:
@@ -37,9 +37,15 @@ def _step(step: Step) -> dict[str, Any]:
         "inputs": {option: [source.name for source in sources] for option, sources in step.inputs.items()},
         "form": step.form if step.makes_model else None,
         "makes_model": step.makes_model,
-        "settings": step.stage.model_dump(mode="json"),
+        "settings": _settings(step),
         "gates": [str(gate) for gate in step.gates],
     }
+
+
+def _settings(step: Step) -> dict[str, Any]:
+    """Every option with its value, those that the recipe gives as they are written there."""
+    given = step.node.plain() or {}
+    return {name: given.get(name, value) for name, value in step.stage.model_dump(mode="json").items()}
 
 
 def _state(name: str, states: Mapping[str, str]) -> dict[str, str]:

@@ -130,6 +130,7 @@ def _told(walk: Walk, until: str | None) -> bool:
         recipe=plan.recipe.digest,
         stages=[step.name for step in plan.steps],
         models=list(plan.suite),
+        changes=list(plan.recipe.changes),
         pid=os.getpid(),
         host=platform.node(),
     )

@@ -7,6 +7,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import pipeline_fakes as fakes
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran() -> None:
+    fakes.RAN.clear()
+
 
 @pytest.fixture
 def base(tmp_path: Path) -> Path:
@@ -33,3 +40,20 @@ def test_rows(tmp_path: Path) -> Path:
 def write_rows(path: Path, numbers: range) -> Path:
     path.write_text("".join(f'{{"prompt": "What is {n}+{n}?", "answer": "{2 * n}"}}\n' for n in numbers))
     return path
+
+
+@pytest.fixture
+def text(base: Path, rows: Path, test_rows: Path) -> str:
+    """A recipe with every kind of method."""
+    return f"""
+name: demo
+model: {base}
+measure:
+  - pipeline_fakes:Score: {{name: chat, data: {test_rows}}}
+  - pipeline_fakes:Weigh
+stages:
+  - pipeline_fakes:Tune: {{data: {rows}}}
+  - pipeline_fakes:Write: {{data: {rows}}}
+  - pipeline_fakes:Tune: {{name: second, data: write, strength: 0.2}}
+  - pipeline_fakes:Compress: {{from: tune}}
+"""

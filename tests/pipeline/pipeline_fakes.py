@@ -143,3 +143,10 @@ class Weigh(Measure):
     def measure(self, job: Job, model: Model) -> Findings:
         RAN.append("weigh")
         return Findings("weigh", "weigh", {"bytes": Metric(model.bytes, unit="bytes", better="lower")})
+
+
+def ran() -> list[str]:
+    """What ran since this was last asked."""
+    names = list(RAN)
+    RAN.clear()
+    return names

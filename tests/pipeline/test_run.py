@@ -1,51 +1,15 @@
 """Running: what is kept and made, in which order, and what stays behind however a run ends."""
 
-import json
-import shutil
 from pathlib import Path
 
-import pipeline_fakes as fakes
 import pytest
+from pipeline_fakes import ran
 
 from posttrain.pipeline.record import read_run
-from posttrain.pipeline.run import Run, preview, run
-from posttrain.schema.errors import Diverged, PosttrainError, RecipeError, Stopped, UsageError
-from posttrain.schema.events import Event, parse
-
-
-@pytest.fixture(autouse=True)
-def nothing_ran() -> None:
-    fakes.RAN.clear()
-
-
-@pytest.fixture
-def text(base: Path, rows: Path, test_rows: Path) -> str:
-    return f"""
-name: demo
-model: {base}
-measure:
-  - pipeline_fakes:Score: {{name: chat, data: {test_rows}}}
-  - pipeline_fakes:Weigh
-stages:
-  - pipeline_fakes:Tune: {{data: {rows}}}
-  - pipeline_fakes:Write: {{data: {rows}}}
-  - pipeline_fakes:Tune: {{name: second, data: write, strength: 0.2}}
-  - pipeline_fakes:Compress: {{from: tune}}
-"""
-
+from posttrain.pipeline.run import preview, run
+from posttrain.schema.errors import RecipeError, UsageError
 
 ALL = ["score", "weigh", "tune", "score", "weigh", "write", "tune", "score", "weigh", "compress", "score"]
-
-
-def ran() -> list[str]:
-    names = list(fakes.RAN)
-    fakes.RAN.clear()
-    return names
-
-
-def events(result: Run | Path) -> list[Event]:
-    folder = result if isinstance(result, Path) else result.folder
-    return list(parse((folder / "events.jsonl").read_text()))
 
 
 def test_a_run_makes_measures_and_reports(text: str, tmp_path: Path) -> None:
@@ -156,7 +120,7 @@ def test_gates(text: str, tmp_path: Path, gate: str, passes: bool) -> None:
     (found,) = result.record.stages[0].gates
     assert found.passed is passes
     assert (result.folder / "report.html").is_file()
-    assert [e.kind for e in events(result)][-1] == "run_finished"
+    assert '{"event": "run_finished"' in (result.folder / "events.jsonl").read_text().splitlines()[-1]
     run(text, [f"tune.gate={{{gate}}}"], out=tmp_path / "runs")
     assert ran() == []
 
@@ -190,85 +154,6 @@ def test_rows_of_the_wrong_shape_are_found_before_anything_is_written(text: str,
     assert not (tmp_path / "runs").exists() and not ran()
 
 
-def test_a_failure_is_told_and_carried_on(text: str, tmp_path: Path) -> None:
-    out = tmp_path / "runs"
-    with pytest.raises(Diverged):
-        run(text, ["second.fail=diverge"], out=out)
-    last = events(out / "demo-1")[-1]
-    assert last.kind == "failed" and last.fields["error"] == "diverged" and last.fields["stage"] == "second"
-    record = read_run(out / "demo-1")
-    assert [stage.state for stage in record.stages] == ["made", "made", "failed", "not reached"]
-    assert len(record.stages[2].curve) == 3
-    with pytest.raises(FileExistsError):
-        run(text, ["second.fail=crash"], out=out)
-    assert events(out / "demo-2")[-1].fields["error"] == "FileExistsError"
-
-
-def test_a_stop_is_told_and_the_next_run_goes_on(text: str, tmp_path: Path) -> None:
-    out = tmp_path / "runs"
-    with pytest.raises(Stopped):
-        run(text, out=out, stop=lambda: "write" in fakes.RAN)
-    assert events(out / "demo-1")[-1].kind == "stopped"
-    ran()
-    assert run(text, out=out).name == "demo-1"
-    assert ran() == ALL[6:]
-
-
-def test_a_model_measured_on_what_it_was_trained_on_is_told(
-    text: str, rows: Path, test_rows: Path, tmp_path: Path
-) -> None:
-    assert "questions" not in " ".join(run(text, out=tmp_path / "runs").record.warnings)
-    with test_rows.open("a") as file:
-        file.write(rows.read_text().splitlines()[0] + "\n")
-    warnings = run(text, out=tmp_path / "runs").record.warnings
-    told = [warning for warning in warnings if "questions" in warning]
-    assert [warning.split(" is ")[0] for warning in told] == ["tune", "second", "compress"]
-    assert "on 1 of 4 questions that pipeline_fakes:Tune read to make it" in told[0]
-
-
-def test_the_lineage_reaches_back_beyond_the_recipe(text: str, base: Path, rows: Path, tmp_path: Path) -> None:
-    first = run(text, out=tmp_path / "runs")
-    later = f"""
-name: later
-model: {first.models["compress"].path}
-measure: [pipeline_fakes:Score: {{data: {rows}}}]
-"""
-    assert "base is measured with score on 6 of 6 questions" in run(later, out=tmp_path / "runs").record.warnings[0]
-
-
-def test_a_different_recipe_gets_the_next_number(text: str, tmp_path: Path) -> None:
-    out = tmp_path / "runs"
-    names = [run(text, extra, out=out).name for extra in ([], ["seed=1"], [], ["seed=1"], ["seed=2"])]
-    assert names == ["demo-1", "demo-2", "demo-1", "demo-2", "demo-3"]
-
-
-def test_a_folder_in_use_is_left_alone(text: str, tmp_path: Path) -> None:
-    inner: list[str] = []
-
-    def watch(event: Event) -> None:
-        if event.kind == "run_started" and not inner:
-            inner.append("")
-            inner[0] = run(text, out=tmp_path / "runs").name
-
-    assert run(text, out=tmp_path / "runs", on_event=watch).name == "demo-1"
-    assert inner == ["demo-2"]
-
-
-def test_the_stored_recipe_runs_again_as_the_same(text: str, tmp_path: Path) -> None:
-    first = run(text, ["tune.strength=6e-4"], out=tmp_path / "runs")
-    ran()
-    again = run(first.folder / "recipe.yaml", out=tmp_path / "runs")
-    assert again.folder == first.folder and ran() == []
-
-
-def test_a_moved_folder_of_runs_can_be_read(text: str, tmp_path: Path) -> None:
-    first = run(text, out=tmp_path / "runs")
-    shutil.move(tmp_path / "runs", tmp_path / "elsewhere")
-    record = read_run(tmp_path / "elsewhere" / "demo-1")
-    assert record.stages == first.record.stages
-    assert record.model("tune").findings == first.record.model("tune").findings
-
-
 def test_the_preview_knows_what_would_be_kept(text: str, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     assert set(preview(text, out=out)[1].values()) == {"made"}
@@ -295,15 +180,3 @@ def test_a_base_of_another_form_is_planned_as_what_it_is(text: str, tmp_path: Pa
     small = run(text, out=tmp_path / "runs").models["compress"]
     with pytest.raises(RecipeError, match="'base' holds gptq ones"):
         run(text, [f"model={small.path}"], out=tmp_path / "runs")
-
-
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(PosttrainError, match="is not the folder of a run"):
-        read_run(tmp_path)
-
-
-def test_plan_json_is_plain(text: str, tmp_path: Path) -> None:
-    planned = json.loads((run(text, out=tmp_path / "runs").folder / "plan.json").read_text())
-    assert planned["base"]["form"] == "dense" and [step["name"] for step in planned["steps"]] == [
-        "tune", "write", "second", "compress",
-    ]  # fmt: skip

@@ -1,0 +1,27 @@
+"""Being measured on what one was trained on is noticed through lineage."""
+
+from pathlib import Path
+
+from posttrain.pipeline.run import run
+
+
+def test_a_model_measured_on_what_it_was_trained_on_is_told(
+    text: str, rows: Path, test_rows: Path, tmp_path: Path
+) -> None:
+    assert "questions" not in " ".join(run(text, out=tmp_path / "runs").record.warnings)
+    with test_rows.open("a") as file:
+        file.write(rows.read_text().splitlines()[0] + "\n")
+    warnings = run(text, out=tmp_path / "runs").record.warnings
+    told = [warning for warning in warnings if "questions" in warning]
+    assert [warning.split(" is ")[0] for warning in told] == ["tune", "second", "compress"]
+    assert "on 1 of 4 questions that pipeline_fakes:Tune read to make it" in told[0]
+
+
+def test_the_lineage_reaches_back_beyond_the_recipe(text: str, base: Path, rows: Path, tmp_path: Path) -> None:
+    first = run(text, out=tmp_path / "runs")
+    later = f"""
+name: later
+model: {first.models["compress"].path}
+measure: [pipeline_fakes:Score: {{data: {rows}}}]
+"""
+    assert "base is measured with score on 6 of 6 questions" in run(later, out=tmp_path / "runs").record.warnings[0]
