@@ -118,9 +118,10 @@ def _walk(recipe: Path | str, overrides: Sequence[str], asked: argparse.Namespac
     terminal.draw("  loading …")
     from posttrain.pipeline.run import run as walk
 
+    watcher = Watcher(terminal, with_changes=isinstance(recipe, Path))
     with stoppable(lambda text: terminal.say(Paint(text, "yellow"))) as stop:
         try:
-            ran = walk(recipe, overrides, out=asked.out, on_event=Watcher(terminal), stop=stop, until=asked.until)
+            ran = walk(recipe, overrides, out=asked.out, on_event=watcher, stop=stop, until=asked.until)
         except Stopped as stopped:
             raise Stopped(str(stopped), stop.signal or 2) from stopped
     if not terminal.json:

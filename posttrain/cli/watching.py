@@ -18,10 +18,11 @@ REDRAW_S = 0.1
 
 
 class Watcher:
-    """Listens to a run. Call it with each event."""
+    """Listens to a run. Call it with each event. `with_changes` shows what overrides changed in a recipe."""
 
-    def __init__(self, terminal: Terminal):
+    def __init__(self, terminal: Terminal, with_changes: bool = True):
         self.terminal = terminal
+        self.with_changes = with_changes
         self.last_time = 0.0
         self.last_share = 0.0
         self.wide = 8
@@ -51,7 +52,7 @@ class Watcher:
     def run_started(self, fields: Mapping[str, Any]) -> None:
         self.wide = max([self.wide, *(len(name) for name in fields.get("stages", []))])
         self.line("run", str(fields.get("run", "")))
-        for change in fields.get("changes", ()):
+        for change in fields.get("changes", ()) if self.with_changes else ():
             self.line("change", one_line(change))
 
     def stage_started(self, fields: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ import os
 import time
 from typing import Any, ClassVar
 
+from posttrain.engine.files import replace_text
 from posttrain.engine.job import Job
 from posttrain.engine.method import Made, Stage
 from posttrain.schema.artifacts import Artifact, Model
@@ -23,7 +24,7 @@ class Patient(Stage):
         done = int(saved.read_text()) if saved.exists() else 0
         for step in range(done + 1, 101):
             job.emit("progress", step=step, of=100, loss=1 / step, tokens_per_s=1000.0)
-            saved.write_text(str(step))
+            replace_text(saved, str(step))
             if job.stop():
                 raise Stopped(
                     f"Stopped after step {step} of 100; a checkpoint is saved. Run the same command to go on."

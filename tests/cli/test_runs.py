@@ -96,6 +96,11 @@ def test_only_what_a_change_reaches_is_made_again(posttrain):
     assert done.stderr == "Next  posttrain run r.yaml again.strength=0.3\n"
 
 
+def test_a_run_begins_with_what_was_changed(posttrain):
+    done = posttrain("run", "r.yaml", "tune.strength=0.5", "--until", "base")
+    assert "change    tune.strength default -> 0.5" in done.stderr
+
+
 def test_plan_writes_nothing(posttrain, folder):
     before = sorted(folder.rglob("*"))
     assert posttrain("plan", "r.yaml").returncode == 0
