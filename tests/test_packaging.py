@@ -64,6 +64,6 @@ def test_the_installed_package_carries_its_data():
     package = ROOT / "posttrain"
     assert list((package / "recipes").glob("*.yaml"))
     assert list((package / "lab" / "base").glob("*.safetensors"))
-    assert list((package / "report").rglob("*.html"))
+    assert list((package / "report").rglob("*.j2"))
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
-    assert not {"*.yaml", "*.html", "*.safetensors"} & set(ignored), "what git ignores does not reach the wheel"
+    assert not {"*.yaml", "*.j2", "*.css", "*.safetensors"} & set(ignored), "what git ignores does not reach the wheel"

@@ -3,8 +3,9 @@
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from posttrain import recipes as shelf
 from posttrain.schema.errors import UsageError, nearest
@@ -12,6 +13,9 @@ from posttrain.schema.find import methods as all_methods
 
 from .terminal import Paint, Terminal
 from .words import Words
+
+if TYPE_CHECKING:
+    from posttrain.schema.settings import Option, Settings
 
 KINDS = {
     "objective": "train weights",
@@ -46,16 +50,13 @@ def describe(name: str, terminal: Terminal) -> int:
 
     from posttrain.engine.method import stage_class
     from posttrain.schema.find import class_of
-    from posttrain.schema.settings import options
 
     stage = stage_class(name)
     text = inspect.getdoc(inspect.getmodule(class_of(name))) or inspect.getdoc(class_of(name)) or ""
-    settings = list(options(stage))
+    settings = list(_options(stage))
     if terminal.json:
-        listed = [
-            {field: getattr(option, field) for field in ("name", "type", "default", "required", "help")}
-            for option in settings
-        ]
+        fields = ("name", "type", "required", "help")
+        listed = [{**{f: getattr(o, f) for f in fields}, "default": _plain(o.default)} for o in settings]
         terminal.object(
             {"name": name, "kind": stage.kind, "description": text, "settings": listed, "recipes": shelf.using(name)}
         )
@@ -75,14 +76,33 @@ def describe(name: str, terminal: Terminal) -> int:
     return 0
 
 
+def _options(settings: type["Settings"], above: str = "") -> Iterator["Option"]:
+    """The settings of a class; those inside a setting follow it, as `adapter.lora.rank`."""
+    from posttrain.schema.settings import Rows, Settings, options
+
+    for option in options(settings):
+        yield replace(option, name=f"{above}{option.name}")
+        annotation = settings.model_fields[option.name].annotation
+        for inner in get_args(annotation) or (annotation,):
+            if isinstance(inner, type) and issubclass(inner, Settings) and inner is not Rows:
+                yield from _options(inner, f"{above}{option.name}.")
+
+
 def _type(written: str) -> str:
     """A type as a reader wants it: no module paths, and the words of a Literal as alternatives."""
     words = re.sub(r"Literal\[(.*?)\]", lambda found: found[1].replace(", ", " | ").replace("'", ""), written)
     return re.sub(r"\b(\w+\.)+(?=[A-Z])", "", words).replace("None", "none")
 
 
+def _plain(default: Any) -> Any:
+    """A default as JSON and YAML write it."""
+    return default.model_dump(mode="json") if hasattr(default, "model_dump") else default
+
+
 def _shown(default: Any) -> str:
-    return "none" if default is None else repr(default) if isinstance(default, str) else str(default)
+    if hasattr(default, "model_dump"):
+        return "as below"
+    return {None: "none", "": "''"}.get(default, str(default)) if isinstance(default, str | None) else str(default)
 
 
 def recipes(words: list[str], terminal: Terminal) -> int:
@@ -101,7 +121,7 @@ def recipes(words: list[str], terminal: Terminal) -> int:
 def new(words: list[str], terminal: Terminal) -> int:
     """`posttrain new [RECIPE] [-o FILE]`"""
     parser = Words("new", "Copies a shipped recipe (the quick start if none is named), to change it.")
-    parser.add_argument("recipe", nargs="?", default="quickstart", metavar="RECIPE")
+    parser.add_argument("recipe", nargs="?", default=shelf.QUICKSTART, metavar="RECIPE")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to (default: NAME.yaml here)")
     asked = parser.read(words)
     found = shelf.shipped()

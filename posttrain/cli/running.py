@@ -17,7 +17,6 @@ from .terminal import Paint, Terminal
 from .watching import Watcher
 from .words import Words, split
 
-QUICKSTART = "quickstart"
 OF_THE_RECIPE = ("name", "model", "seed", "measure", "stages")
 
 
@@ -110,7 +109,7 @@ def _recipe(words: Sequence[str]) -> tuple[Path, list[str]]:
     names, overrides = split(words)
     if len(names) > 1:
         raise UsageError(f"One recipe at a time, not {' and '.join(names)}. A setting is written `path=value`.")
-    return shelf.locate(names[0] if names else QUICKSTART), overrides
+    return shelf.locate(names[0] if names else shelf.QUICKSTART), overrides
 
 
 def _walk(recipe: Path | str, overrides: Sequence[str], asked: argparse.Namespace, terminal: Terminal) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from posttrain.schema.errors import UsageError, nearest
 
 FOLDER = Path(__file__).parent
+QUICKSTART = "quickstart"
 ENDINGS = (".yaml", ".yml")
 
 
@@ -21,10 +22,10 @@ def summary(path: Path) -> str:
 
 
 def using(method: str) -> list[str]:
-    """Names of the shipped recipes that use a method, the one of its own name first."""
+    """Names of the shipped recipes that use a method: the one of its own name first, then the quick start."""
     entry = re.compile(rf"^\s*- (\w+: *)?(\{{ *)?{re.escape(method)}\b|\[ *{re.escape(method)}\b", re.MULTILINE)
     found = [name for name, path in shipped().items() if entry.search(path.read_text(encoding="utf-8"))]
-    return sorted(found, key=lambda name: (name != method.replace("_", "-"), name))
+    return sorted(found, key=lambda name: (name != method.replace("_", "-"), name != QUICKSTART, name))
 
 
 def locate(name: str | Path) -> Path:

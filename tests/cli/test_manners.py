@@ -107,6 +107,7 @@ def test_a_method_shows_every_setting():
     assert as_json["kind"] == "objective"
     assert all(setting["help"] for setting in as_json["settings"])
     assert [setting["name"] for setting in as_json["settings"] if setting["required"]] == ["data"]
+    assert "adapter.lora.rank" in [setting["name"] for setting in as_json["settings"]]
     assert posttrain("sft", "--help").stdout == told.stdout
 
 
