@@ -3,9 +3,11 @@
 An artifact from outside has no key; its digest is of its files, so that a changed file changes what follows.
 """
 
+import difflib
 import glob
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -115,10 +117,11 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[p for p in MODEL_FILES if p != "*.gguf"]))
     except Exception as error:  # its errors have many roots: network, HTTP, validation, cache
-        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        reason = re.split(r"\.\s|\n", str(error).strip(), maxsplit=1)[0].rstrip(".")
+        meant = f" {nearest(name, [LAB])}" if difflib.get_close_matches(name, [LAB]) else ""
         raise ModelError(
             f"There is no model {name!r}: no folder and no artifact of that name, and the Hugging Face Hub gave none "
-            f"({type(error).__name__}: {reason}). Name a local folder, or `lab`; offline, download it first with "
+            f"({type(error).__name__}: {reason}).{meant} Name a local folder, or `lab`; offline, download it first with "
             f"`hf download {name}` on a machine that is online."
         ) from error
 
@@ -196,4 +199,5 @@ def _neighbours(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"The folder {folder} does not exist either. Check the path from {Path.cwd()}."
-    return f"In {folder}: {nearest(path.name, [p.name for p in folder.iterdir() if not p.name.startswith('.')])}"
+    where = "" if folder == Path() else f"In {folder}: "
+    return where + nearest(path.name, [p.name for p in folder.iterdir() if not p.name.startswith(".")])

@@ -158,3 +158,32 @@ def test_rows_of_a_stage_are_found_by_digest(store: Store):
 
     made = store.make("0" * 16, Dataset(Path(), "", method="sample"), work)
     assert store.dataset(Rows(path=made.digest)) == store.dataset(Rows(path=str(made.path))) == made
+
+
+def test_rows_of_the_lab_are_written_once_per_version(store: Store, monkeypatch: pytest.MonkeyPatch):
+    from posttrain import lab
+
+    first = store.dataset(Rows(path="lab:word_map/test"))
+    (name,) = first.files
+    lines = (first.path / name).read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == lab.rows("word_map/test")
+    with monkeypatch.context() as patched:
+        patched.setattr(lab, "rows", lambda name: pytest.fail("was made twice"))
+        assert store.dataset(Rows(path="lab:word_map/test")) == first
+    monkeypatch.setattr(lab, "VERSION", lab.VERSION + 1)
+    assert store.dataset(Rows(path="lab:word_map/test")).path != first.path
+    with pytest.raises(DataError, match=r"The lab has no rows 'word_map/tset'. Did you mean 'word_map/test'\?"):
+        store.dataset(Rows(path="lab:word_map/tset"))
+
+
+def test_the_lab_is_a_model(store: Store):
+    model = store.model("lab")
+    assert (model.form, model.base) == ("dense", None)
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(model.files)
+    assert store.model(str(model.path)) == model
+
+
+def test_a_name_that_is_nearly_lab_is_recognised(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match="Did you mean 'lab'"):
+        store.model("lba")
