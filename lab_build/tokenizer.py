@@ -1,8 +1,8 @@
 """Make the lab's tokenizer: byte-level BPE with single digits, Chinese, special tokens and a chat template.
 
-The splitting rule is the one of Qwen2, with digits one by one, so common runtimes know it. A word at the start
-of a line has no space before it; in chat the template writes the space, so answers start with the word's
-common form, as they do after a question in plain text.
+The splitting rule is the one of Qwen2, with digits one by one, so common runtimes know it. The template writes
+no space before a question and one before an answer, so both have the tokens that they have in plain text, where a
+question begins a line and its answer follows on it.
 """
 
 import random
@@ -27,7 +27,7 @@ CHAT_TEMPLATE = (
     "{%- if message.role == 'assistant' -%}"
     "{{- '<|assistant|>' -}}{%- generation -%}{{- ' ' + message.content + '<|end|>' -}}{%- endgeneration -%}"
     "{%- else -%}"
-    "{{- '<|' + message.role + '|> ' + message.content + '<|end|>' -}}"
+    "{{- '<|' + message.role + '|>' + message.content + '<|end|>' -}}"
     "{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"

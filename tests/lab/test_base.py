@@ -99,7 +99,7 @@ def test_the_template_marks_the_answer_and_its_end(tokenizer: Any) -> None:
     learnt = [i for i, marked in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if marked]
     assert tokenizer.decode(learnt) == " 7<|end|>"
     asked = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, tokenize=False)
-    assert asked == "<|system|> be kind.<|end|><|user|> what is 3+4?<|end|><|assistant|>"
+    assert asked == "<|system|>be kind.<|end|><|user|>what is 3+4?<|end|><|assistant|>"
 
 
 def test_generation_stops_at_the_end_of_an_answer(tokenizer: Any, policy: Policy) -> None:
