@@ -141,7 +141,7 @@ def test_columns_and_take_belong_to_the_digest(store: Store, tmp_path: Path):
 def test_missing_rows_say_where_to_look(store: Store, tmp_path: Path):
     (tmp_path / "alpaca.json").write_text("[]")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="Did you mean 'alpaca.json'"):
+    with pytest.raises(DataError, match=r"Did you mean 'alpaca\.json'"):
         store.dataset(Rows(path=str(tmp_path / "alpca.json")))
     with pytest.raises(DataError, match="does not exist either"):
         store.dataset(Rows(path=str(tmp_path / "none" / "a.json")))

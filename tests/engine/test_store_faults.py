@@ -84,7 +84,11 @@ KILLED_AT_EACH_STEP = textwrap.dedent(
 
 def test_a_kill_between_any_two_steps_costs_nothing(tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_AT_EACH_STEP, tmp_path / "store"], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", KILLED_AT_EACH_STEP, tmp_path / "store"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 20
@@ -96,7 +100,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounting a small disk needs root")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
