@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .statistics import Z, Estimate
+from .statistics import Estimate, Z
 
 
 def ratio_of_sums(tops: Sequence[float], bottoms: Sequence[float]) -> Estimate:

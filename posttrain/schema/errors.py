@@ -40,7 +40,11 @@ class Problem:
     where: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.where}:{self.line}" if self.where and self.line else self.where or (f"line {self.line}" if self.line else "")
+        place = (
+            f"{self.where}:{self.line}"
+            if self.where and self.line
+            else self.where or (f"line {self.line}" if self.line else "")
+        )
         return f"{place}: {self.message}" if place else self.message
 
 

@@ -59,7 +59,9 @@ def dotted(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise UsageError(f"Cannot load {name!r}: {error}. Write it as `package.module:name`, importable from here.") from error
+        raise UsageError(
+            f"Cannot load {name!r}: {error}. Write it as `package.module:name`, importable from here."
+        ) from error
 
 
 def _dotted(name: str) -> type[Any]:

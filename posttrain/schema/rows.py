@@ -1,10 +1,10 @@
 """What a line of data may be. Every method names the shape it reads; `data.read` turns files into these.
 
-    Text            plain text: continued pretraining, perplexity
-    Conversation    messages, of which the assistant's are learnt
-    Pair            a prompt with a chosen and a rejected answer
-    Labelled        a prompt with one answer and a thumb up or down
-    Prompt          a prompt alone, with what a grader needs to judge an answer
+Text            plain text: continued pretraining, perplexity
+Conversation    messages, of which the assistant's are learnt
+Pair            a prompt with a chosen and a rejected answer
+Labelled        a prompt with one answer and a thumb up or down
+Prompt          a prompt alone, with what a grader needs to judge an answer
 """
 
 import hashlib

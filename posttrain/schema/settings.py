@@ -72,7 +72,9 @@ def _mark(info: FieldInfo) -> str | None:
 def _type_name(annotation: Any, mark: str | None) -> str:
     if mark in ("dataset", "model"):
         return mark
-    text = annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    text = (
+        annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
+    )
     for noise in ("typing.", "NoneType", "posttrain.schema.settings."):
         text = text.replace(noise, "none" if noise == "NoneType" else "")
     return text
@@ -114,6 +116,8 @@ def _problem(settings: type[Settings], error: Any) -> tuple[str, Problem]:
         return path, Problem(f"there is no option {path!r}. {nearest(path, settings.model_fields)}")
     if error["type"] == "missing":
         info = settings.model_fields.get(path)
-        return path, Problem(f"the option {path!r} is missing. Write `{path}: …`: {info.description if info else ''}".strip())
+        return path, Problem(
+            f"the option {path!r} is missing. Write `{path}: …`: {info.description if info else ''}".strip()
+        )
     reason = error["msg"].removeprefix("Value error, ")
     return path, Problem(f"{path}: {error['input']!r} does not fit: {reason[0].lower()}{reason[1:]}.")
