@@ -1,16 +1,16 @@
 """Attention over packed trees, registered with transformers under the name `posttrain`.
 
 Inside `packed_as(plan)` each segment attends to its prompt and, causally, to itself; outside it is transformers' own
-scaled-dot-product attention, so one model serves training and sampling. Segments are cut into blocks of queries (the
-part above the diagonal is never computed), blocks of like size are gathered and run as one batched product.
+scaled-dot-product attention, so one model serves training and sampling. The packed row is cut into blocks of
+neighbouring queries: a long segment into several, so that little above the diagonal is computed, short ones together.
+Queries and keys of a block are slices of the row, not copies.
 
-    s = scale q k^T,  p = softmax(s),  o = p v
-    ds = p (do v^T - sum(do o)),  dq = scale ds k,  dk = scale ds^T q,  dv = p^T do
+    s = scale q k^T + bias,  p = softmax(s),  o = p v
+    ds = p (dp - sum(p dp)),  dp = do v^T,  dq = scale ds k,  dk = scale ds^T q,  dv = p^T do
 
-Shapes: T tokens, H query heads, K key/value heads, D head width, n blocks of q queries and k keys.
+Shapes: T tokens, H query heads, K key/value heads, D head width; a block has n queries and m keys.
 """
 
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,26 +25,25 @@ from torch.autograd.function import once_differentiable
 from posttrain.functional.layout import Segment
 
 NAME = "posttrain"
-BLOCK = 128
-ROUND = 16
+LONGEST_BLOCK = 128  # queries
+WASTE = 4096  # pairs of a query and a key computed for nothing rather than that another block is begun
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """n blocks of like size. `queries` (n, q) and `keys` (n, k) are places in the packed row, filled up with place 0;
-    `bias` (n, q, k) is -inf where a query must not look; `real` (n, q) marks the queries that are not filling."""
+class Block:
+    """Neighbouring queries and the keys that any of them sees: places in the packed row. `bias` (n, m) is -inf where a
+    query must not look."""
 
-    queries: Tensor
-    keys: Tensor
+    queries: slice
+    keys: tuple[slice, ...]
     bias: Tensor
-    real: Tensor
 
 
 @dataclass(frozen=True)
 class Plan:
     """How a packed row attends; made once for a micro-batch and used by every layer."""
 
-    blocks: tuple[Blocks, ...]
+    blocks: tuple[Block, ...]
     longest_path: int
 
 
@@ -66,37 +65,70 @@ def packed_as(plan: Plan | None) -> Iterator[None]:
 
 
 def plan_of(segments: Sequence[Segment], device: torch.device | str = "cpu") -> Plan:
-    """Cuts segments into blocks and groups blocks of like size."""
-    groups: dict[tuple[int, int], list[tuple[range, range, range]]] = defaultdict(list)
-    longest = 0
+    """Cuts long segments into blocks; puts short ones that follow each other into one block while that is cheap."""
+    groups: list[list[_Piece]] = []
+    useful = 0
+    for piece in _pieces(segments):
+        pairs = len(piece.queries) * _length(_union([piece]))
+        if groups and _fits(groups[-1], piece, useful + pairs):
+            groups[-1].append(piece)
+            useful += pairs
+        else:
+            groups.append([piece])
+            useful = pairs
+    longest = max((s.prompt_end - s.prompt_start + s.end - s.start for s in segments), default=0)
+    return Plan(tuple(_block(group, device) for group in groups), longest)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Queries of one segment, the prompt that they see, and the own places of the segment up to the last of them."""
+
+    queries: range
+    prompt: range
+    own: range
+
+
+def _pieces(segments: Sequence[Segment]) -> Iterator[_Piece]:
+    """Segments in pieces of like length."""
     for s in segments:
-        prompt = range(s.prompt_start, s.prompt_end)
-        longest = max(longest, len(prompt) + s.end - s.start)
-        for start in range(s.start, s.end, BLOCK):
-            queries = range(start, min(start + BLOCK, s.end))
-            own = range(s.start, queries.stop)
-            size = (_round_up(len(queries)), _round_up(len(prompt) + len(own)))
-            groups[size].append((queries, prompt, own))
-    return Plan(tuple(_gather(size, group, device) for size, group in sorted(groups.items())), longest)
+        n_pieces = -(-(s.end - s.start) // LONGEST_BLOCK)
+        for i in range(n_pieces):
+            start, stop = (s.start + (s.end - s.start) * j // n_pieces for j in (i, i + 1))
+            yield _Piece(range(start, stop), range(s.prompt_start, s.prompt_end), range(s.start, stop))
 
 
-def _round_up(n: int) -> int:
-    return -(-n // ROUND) * ROUND
+def _fits(group: list[_Piece], piece: _Piece, useful: int) -> bool:
+    n = piece.queries.stop - group[0].queries.start
+    return n <= LONGEST_BLOCK and n * _length(_union([*group, piece])) - useful <= WASTE
 
 
-def _gather(size: tuple[int, int], group: list[tuple[range, range, range]], device: torch.device | str) -> Blocks:
-    n, (q, k) = len(group), size
-    queries, keys = torch.zeros(n, q, dtype=torch.long), torch.zeros(n, k, dtype=torch.long)
-    bias, real = torch.full((n, q, k), float("-inf")), torch.zeros(n, q, dtype=torch.bool)
-    for i, (asking, prompt, own) in enumerate(group):
-        n_queries, n_keys = len(asking), len(prompt) + len(own)
-        queries[i, :n_queries] = torch.arange(asking.start, asking.stop)
-        keys[i, :n_keys] = torch.tensor([*prompt, *own])
-        causal = torch.ones(n_queries, n_keys, dtype=torch.bool).tril(n_keys - n_queries)
-        bias[i, :n_queries, :n_keys].masked_fill_(causal, 0.0)
-        bias[i, n_queries:, 0] = 0.0  # a filling query looks somewhere, so that its softmax is defined
-        real[i, :n_queries] = True
-    return Blocks(queries.to(device), keys.to(device), bias.to(device), real.to(device))
+def _union(group: Sequence[_Piece]) -> tuple[slice, ...]:
+    """All places that any query of the group sees, as few slices."""
+    merged: list[slice] = []
+    for seen in sorted((r for piece in group for r in (piece.prompt, piece.own) if r), key=lambda r: r.start):
+        if merged and seen.start <= merged[-1].stop:
+            merged[-1] = slice(merged[-1].start, max(merged[-1].stop, seen.stop))
+        else:
+            merged.append(slice(seen.start, seen.stop))
+    return tuple(merged)
+
+
+def _length(slices: Sequence[slice]) -> int:
+    return sum(s.stop - s.start for s in slices)
+
+
+def _block(group: list[_Piece], device: torch.device | str) -> Block:
+    keys = _union(group)
+    places_m = torch.cat([torch.arange(s.start, s.stop) for s in keys])
+    rows = []
+    for piece in group:
+        places_n1 = torch.arange(piece.queries.start, piece.queries.stop)[:, None]
+        in_prompt = (places_m >= piece.prompt.start) & (places_m < piece.prompt.stop)
+        in_own = (places_m >= piece.own.start) & (places_m <= places_n1)
+        rows.append(torch.zeros(in_own.shape).masked_fill_(~(in_prompt | in_own), float("-inf")))
+    queries = slice(group[0].queries.start, group[-1].queries.stop)
+    return Block(queries, keys, torch.cat(rows).to(device))
 
 
 class _PackedAttention(torch.autograd.Function):
@@ -106,73 +138,48 @@ class _PackedAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float, plan: Plan) -> Tensor:
         o = torch.empty_like(q)
         weights = []
-        for blocks in plan.blocks:
-            qs, ks, vs = _take(q, blocks.queries, len(k)), _take(k, blocks.keys, len(k)), _take(v, blocks.keys, len(k))
+        for block in plan.blocks:
+            qs, ks, vs = _queries(q, block, len(k)), _keys(k, block), _keys(v, block)
             s = torch.bmm(qs, ks.transpose(1, 2)).mul_(scale)
-            p = _softmax(s, blocks.bias, len(k))
-            _put(o, blocks, torch.bmm(p, vs))
+            s.view(-1, *block.bias.shape).add_(block.bias)
+            p = s.softmax(-1).to(s.dtype)  # sums in fp32 inside, whatever the dtype
+            o[:, block.queries] = torch.bmm(p, vs).view(len(q), -1, v.shape[2])
             weights.append(p)
-        ctx.save_for_backward(q, k, v, o, *weights)
+        ctx.save_for_backward(q, k, v, *weights)
         ctx.scale, ctx.plan = scale, plan
         return o
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, do: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, o, *weights = ctx.saved_tensors
-        n_kv = len(k)
+        q, k, v, *weights = ctx.saved_tensors
         dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for blocks, p in zip(ctx.plan.blocks, weights, strict=True):
-            qs, ks, vs = _take(q, blocks.queries, n_kv), _take(k, blocks.keys, n_kv), _take(v, blocks.keys, n_kv)
-            dos, os = _take(do, blocks.queries, n_kv), _take(o, blocks.queries, n_kv)
-            dos = dos.masked_fill_(~_as_rows(blocks.real, n_kv, len(q)), 0)
-            _add(dv, blocks.keys, torch.bmm(p.transpose(1, 2), dos))
-            ds = torch.bmm(dos, vs.transpose(1, 2))
-            ds = ds.sub_((dos * os).sum(-1, keepdim=True)).mul_(p).mul_(ctx.scale)
-            _put(dq, blocks, torch.bmm(ds, ks))
-            _add(dk, blocks.keys, torch.bmm(ds.transpose(1, 2), qs))
-        return dq, dk, dv, None, None
+        for block, p in zip(ctx.plan.blocks, weights, strict=True):
+            qs, ks, vs = _queries(q, block, len(k)), _keys(k, block), _keys(v, block)
+            dos = _queries(do, block, len(k))
+            _add(dv, block, torch.bmm(p.transpose(1, 2), dos))
+            dp = torch.bmm(dos, vs.transpose(1, 2))
+            ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
+            dq[:, block.queries] = torch.bmm(ds, ks).view(len(q), -1, q.shape[2])
+            _add(dk, block, torch.bmm(ds.transpose(1, 2), qs))
+        return dq.mul_(ctx.scale), dk.mul_(ctx.scale), dv, None, None
 
 
-def _take(x: Tensor, places: Tensor, n_kv: int) -> Tensor:
-    """(heads, T, D) at (n, m) places -> (n K, G m, D), the G query heads of a key/value head below each other."""
-    n, m = places.shape
-    heads, _, width = x.shape
-    taken = x.index_select(1, places.flatten()).view(n_kv, heads // n_kv, n, m, width)
-    return taken.permute(2, 0, 1, 3, 4).reshape(n * n_kv, -1, width)
+def _queries(x: Tensor, block: Block, n_kv: int) -> Tensor:
+    """(H, T, D) -> (K, G n, D): the queries of the G heads that share a key/value head below each other."""
+    return x[:, block.queries].reshape(n_kv, -1, x.shape[2])
 
 
-def _put(x: Tensor, blocks: Blocks, values: Tensor) -> None:
-    """Writes (n K, G q, D) back to the real queries of (H, T, D)."""
-    n, q = blocks.queries.shape
-    heads, _, width = x.shape
-    spread = values.view(n, heads, q, width).permute(1, 0, 2, 3).reshape(heads, n * q, width)
-    real = blocks.real.flatten()
-    if bool(real.all()):
-        x.index_copy_(1, blocks.queries.flatten(), spread)
-    else:
-        x.index_copy_(1, blocks.queries.flatten()[real], spread[:, real])
+def _keys(x: Tensor, block: Block) -> Tensor:
+    """(K, T, D) -> (K, m, D), without a copy where the keys are neighbours."""
+    parts = [x[:, seen] for seen in block.keys]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
-def _add(x: Tensor, places: Tensor, values: Tensor) -> None:
-    """Adds (n K, k, D) to the keys of (K, T, D); filling keys carry zeros, as nothing looks at them."""
-    n, m = places.shape
-    n_kv, _, width = x.shape
-    x.index_add_(1, places.flatten(), values.view(n, n_kv, m, width).permute(1, 0, 2, 3).reshape(n_kv, n * m, width))
-
-
-def _as_rows(real: Tensor, n_kv: int, heads: int) -> Tensor:
-    """(n, q) -> (n K, G q, 1)."""
-    n, q = real.shape
-    return real[:, None, None, :].expand(n, n_kv, heads // n_kv, q).reshape(n * n_kv, -1, 1)
-
-
-def _softmax(s: Tensor, bias: Tensor, n_kv: int) -> Tensor:
-    """Softmax over keys in fp32 (or wider), returned in the dtype of the scores."""
-    n, q, k = bias.shape
-    wide = s if s.dtype in (torch.float32, torch.float64) else s.float()
-    wide.view(n, -1, q, k).add_(bias[:, None])
-    return wide.softmax(-1).to(s.dtype)
+def _add(x: Tensor, block: Block, values: Tensor) -> None:
+    """Adds (K, m, D) to the keys of (K, T, D)."""
+    for seen, part in zip(block.keys, values.split([s.stop - s.start for s in block.keys], 1), strict=True):
+        x[:, seen] += part
 
 
 def _attention(
