@@ -5,7 +5,7 @@ generator takes what it made. The second round of `dpo` is called `dpo@2`; insid
 elsewhere the last round's.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from posttrain.engine.method import Stage
@@ -87,12 +87,23 @@ class Plan:
 
 def load(text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Plan:
     """The plan of a recipe's text. Raises RecipeError with every problem of the text and of the plan."""
+    planned, problems = drafted(text, where, overrides)
+    refuse(problems)
+    return planned
+
+
+def drafted(text: str, where: str, overrides: Sequence[str]) -> tuple[Plan, list[Problem]]:
+    """The plan of a recipe's text as far as it can be made, and what is wrong with either."""
     recipe, problems = draft(text, where, overrides)
     planned, more = check(recipe)
-    found = sorted({*problems, *more}, key=lambda problem: (problem.line or 0, problem.message))
+    return planned, [*problems, *more]
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raises RecipeError with the problems in the order of their lines, if there are any."""
+    found = sorted(set(problems), key=lambda problem: (problem.line or 0, problem.message))
     if found:
         raise RecipeError(found)
-    return planned
 
 
 def plan(recipe: Recipe, base_form: str = "dense") -> Plan:

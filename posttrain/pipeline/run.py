@@ -87,8 +87,9 @@ def preview(recipe: Source, overrides: Sequence[str] = (), *, out: Path | str = 
 def prepare(recipe: Source, overrides: Sequence[str], store: Store) -> tuple[Plan, Outside]:
     """The plan, and all that it reads from outside. Raises RecipeError with every problem of either kind."""
     text, where = recipe_text(recipe)
-    plan = planning.load(text, where, overrides)
-    outside = find_outside(plan, store)
+    plan, problems = planning.drafted(text, where, overrides)
+    outside, missing = find_outside(plan, store)
+    planning.refuse([*problems, *missing])
     base = outside[base_of(plan).identity]
     assert isinstance(base, Model)
     return (plan if base.form == "dense" else planning.plan(plan.recipe, base.form)), outside

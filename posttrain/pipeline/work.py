@@ -11,7 +11,7 @@ from posttrain.engine.job import Job
 from posttrain.engine.method import Made
 from posttrain.engine.store import Store
 from posttrain.schema.artifacts import Artifact, Dataset, Model, hash_of
-from posttrain.schema.errors import Problem, RecipeError, UsageError
+from posttrain.schema.errors import Problem, UsageError
 from posttrain.schema.settings import keyed
 
 from .plan import Input, Plan, Step
@@ -87,12 +87,13 @@ def _taken(artifact: Artifact, source: Input) -> Artifact:
     return replace(artifact, digest=digest, columns=rows.columns, take=rows.take)
 
 
-def find_outside(plan: Plan, store: Store) -> Outside:
-    """All that the recipe reads from outside, its model too. Raises RecipeError with everything that is not found, and
-    with all rows that are not of the shape that the stage reads."""
+def find_outside(plan: Plan, store: Store) -> tuple[Outside, list[Problem]]:
+    """All that the recipe reads from outside, its model too; and what is not found, or holds rows that are not of the
+    shape that the stage reads."""
     problems: list[Problem] = []
     found: dict[str, Artifact] = {}
-    for shape, source in ((None, base_of(plan)), *plan.outside()):
+    base = [(None, base_of(plan))] if plan.recipe.model else []  # that it is missing was said before
+    for shape, source in (*base, *plan.outside()):
         try:
             if source.identity not in found:
                 found[source.identity] = store.dataset(source.rows) if source.rows else store.model(source.name)
@@ -100,9 +101,7 @@ def find_outside(plan: Plan, store: Store) -> Outside:
                 read(found[source.identity], shape, limit=1)  # type: ignore[arg-type]
         except UsageError as error:
             problems.append(source.node.problem(str(error)))
-    if problems:
-        raise RecipeError(dict.fromkeys(problems))
-    return found
+    return found, problems
 
 
 def base_of(plan: Plan) -> Input:
