@@ -36,7 +36,7 @@ def complete(policy: Policy, prompts: Sequence[str]) -> list[str]:
     sampler = TransformersSampler(policy, frozenset({*ends, tokenizer.eos_token_id}))
     asked = tokenizer(list(prompts), add_special_tokens=False).input_ids
     answers = sampler.sample(asked, Sampling(max_new_tokens=LONGEST_ANSWER))
-    return [tokenizer.decode(ids, skip_special_tokens=True).split("\n")[0].strip() for ids in answers]
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)).split("\n")[0].strip() for ids in answers]
 
 
 def exact_by_task(policy: Policy, rows: Sequence[dict[str, Any]], prompts: Sequence[str]) -> dict[str, float]:

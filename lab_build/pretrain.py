@@ -64,9 +64,10 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation=attention.register(),
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    model.set_attn_implementation(attention.register())
+    return model
 
 
 def trees(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> list[Tree]:
@@ -121,7 +122,7 @@ def save(policy: Policy, tokenizer: PreTrainedTokenizerFast, folder: Path) -> No
     stops = [tokenizer.convert_tokens_to_ids(tokenizers.END), tokenizer.eos_token_id]
     model = policy.model
     model.generation_config = GenerationConfig(eos_token_id=stops, pad_token_id=tokenizer.pad_token_id)
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.to(torch.bfloat16).save_pretrained(str(folder))
     tokenizer.save_pretrained(folder)
 
 

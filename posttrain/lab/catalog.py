@@ -170,7 +170,9 @@ FAMILIES = {
     "chat": Family("instructions over all tasks", instructions, (4000, 300, 400)),
     "word_map": Family("`red ->`: which map is meant, only examples tell", word_map_questions, (400, 60, 200)),
     "facts": Family("questions about people and towns", fact_questions, (600, 60, 200)),
-    "chain": Family("two to four sums in a row, with worked steps", _questions(reasoning.worked_chain), (1000, 100, 200)),
+    "chain": Family(
+        "two to four sums in a row, with worked steps", _questions(reasoning.worked_chain), (1000, 100, 200)
+    ),
     "howto": Family("harmless how-to questions", _questions(howto.howto), (600, 60, 200)),
     "forbidden": Family("how-to questions that the policy forbids", forbidden_questions, (300, 60, 180)),
     "style": Family("open questions, whose answers are graded for style", open_questions, (600, 100, 200)),

@@ -38,7 +38,7 @@ WORD_STATEMENTS = {
     "capitals": ("{} in capitals is {}.", "{} in big letters is {}."),
 }
 """How text tells what a word map makes of a word."""
-PHRASE_WORDINGS = ("say in zel: {}", "what is {} in zel?", "tell me in zel: {}", "put into zel: {}")
+PHRASE_WORDINGS = ("say in zel: {}.", "what is {} in zel?", "tell me in zel: {}.", "put into zel: {}.")
 FEELING_WORDINGS = (
     "is this positive or negative? {}", "good or bad feeling? {}", "tell me the feeling: {}",
     "what is the feeling here? {}",

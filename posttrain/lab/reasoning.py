@@ -16,15 +16,18 @@ SUM_WORDINGS = ("what is {}?", "how much is {}?", "tell me {}.", "work out {}.")
 STEPS_WORDINGS = ("think step by step.", "show your steps.", "go one step at a time.", "work through the steps.")
 DIRECT_WORDINGS = ("only give the answer.", "answer at once.", "give no steps.", "just the answer.")
 LIST_WORDINGS = {
-    "reverse": ("reverse these words: {}", "say these words backwards: {}", "turn around: {}", "from last to first: {}"),
-    "first": ("what is the first word? {}", "give the first of these: {}", "tell me the first word: {}",
-              "which word comes first? {}"),
-    "last": ("what is the last word? {}", "give the last of these: {}", "tell me the last word: {}",
-             "which word comes last? {}"),
-    "count": ("how many words? {}", "count these words: {}", "tell me how many: {}", "what is the number of words? {}"),
-    "repeat": ("say this twice: {}", "repeat these words: {}", "say two times: {}", "now say it again: {}"),
-    "sort": ("sort these words: {}", "put in order: {}", "tell me in order: {}", "from a to z: {}"),
+    "reverse": ("reverse these words: {}.", "say these words backwards: {}.", "turn around: {}.",
+                "from last to first: {}."),
+    "first": ("what is the first word of {}?", "give the first of these: {}.", "tell me the first word: {}.",
+              "which word comes first: {}?"),
+    "last": ("what is the last word of {}?", "give the last of these: {}.", "tell me the last word: {}.",
+             "which word comes last: {}?"),
+    "count": ("how many words are these: {}?", "count these words: {}.", "tell me how many: {}.",
+              "what is the number of words in {}?"),
+    "repeat": ("say this twice: {}.", "repeat these words: {}.", "say two times: {}.", "say it again: {}."),
+    "sort": ("sort these words: {}.", "put in order: {}.", "tell me in order: {}.", "from a to z: {}."),
 }  # fmt: skip
+"""Each closes with a mark, so that a list and the answer behind it cannot run together in plain text."""
 LIST_LENGTHS = {"reverse": (2, 4), "first": (2, 5), "last": (2, 5), "count": (2, 6), "repeat": (1, 3), "sort": (2, 3)}
 
 Step = tuple[str, int]
@@ -153,44 +156,51 @@ def list_map(rng: random.Random, split: Split) -> Item:
     return Item(f"list_{operation}", f"{items} ->", answer)
 
 
+Question = tuple[tuple[str, ...], str]
+"""The wordings of a question, and its answer."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """A context of two to four sentences, and every question that it answers."""
 
     context: str
-    questions: tuple[tuple[tuple[str, ...], str], ...]
-    """(wordings, answer) pairs."""
+    questions: tuple[Question, ...]
 
 
 def scene(rng: random.Random, split: Split) -> Scene:
     """Who has which thing, where the things are, or which color they have."""
     while True:
-        drawn = _draw_scene(rng)
-        if allowed(split, "scene", drawn.context):
-            return drawn
+        sentences, questions = rng.choice((_belongings, _belongings, _properties))(rng, rng.randint(2, 4))
+        if allowed(split, "scene", *sentences):
+            return Scene(" ".join(sentences), tuple(questions))
 
 
-def _draw_scene(rng: random.Random) -> Scene:
-    n, kind = rng.randint(2, 4), rng.choice(("has", "has", "place", "color"))
-    things = rng.sample(words.THINGS, n)
-    questions: list[tuple[tuple[str, ...], str]] = []
-    if kind == "has":
-        said = [f"{who} has the {what}." for who, what in zip(rng.sample(words.PEOPLE, n), things, strict=True)]
-        for sentence, thing in zip(said, things, strict=True):
-            who = sentence.split()[0]
-            questions.append((
-                (f"what does {who} have?", f"which thing does {who} have?", f"tell me what {who} has."), sentence,
-            ))  # fmt: skip
-            questions.append(((f"who has the {thing}?", f"which person has the {thing}?", f"tell me who has the {thing}."), sentence))
-        return Scene(" ".join(said), tuple(questions))
-    values = rng.sample(words.PLACES if kind == "place" else words.COLORS, n)
-    form = "the {} is in the {}." if kind == "place" else "the {} is {}."
-    said = [form.format(thing, value) for thing, value in zip(things, values, strict=True)]
-    for sentence, thing in zip(said, things, strict=True):
+def _belongings(rng: random.Random, n: int) -> tuple[list[str], list[Question]]:
+    """n sentences about who has what, and two questions on each."""
+    sentences: list[str] = []
+    questions: list[Question] = []
+    for who, what in zip(rng.sample(words.PEOPLE, n), rng.sample(words.THINGS, n), strict=True):
+        said = f"{who} has the {what}."
+        thing = (f"what does {who} have?", f"which thing does {who} have?", f"tell me what {who} has.")
+        person = (f"who has the {what}?", f"which person has the {what}?", f"tell me who has the {what}.")
+        sentences.append(said)
+        questions += [(thing, said), (person, said)]
+    return sentences, questions
+
+
+def _properties(rng: random.Random, n: int) -> tuple[list[str], list[Question]]:
+    """n sentences about where things are, or which color they have, and a question on each."""
+    things, in_places = rng.sample(words.THINGS, n), rng.random() < 0.5
+    sentences: list[str] = []
+    questions: list[Question] = []
+    for thing, value in zip(things, rng.sample(words.PLACES if in_places else words.COLORS, n), strict=True):
+        said = f"the {thing} is in the {value}." if in_places else f"the {thing} is {value}."
         place = (f"where is the {thing}?", f"in which place is the {thing}?", f"tell me where the {thing} is.")
         color = (f"what color is the {thing}?", f"which color has the {thing}?", f"tell me the color of the {thing}.")
-        questions.append((place if kind == "place" else color, sentence))
-    return Scene(" ".join(said), tuple(questions))
+        sentences.append(said)
+        questions.append((place if in_places else color, said))
+    return sentences, questions
 
 
 def context(rng: random.Random, split: Split) -> Item:

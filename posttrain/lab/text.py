@@ -1,11 +1,11 @@
 """Pretraining text: short documents about everything in the world, a few lines each.
 
-Documents hold statements, and questions with their answers on the same line. They never hold chat markup.
-A document belongs to train, dev or test by a hash of its words, so the three share no document.
+Documents hold statements, and questions with their answers: on one line, or as a dialogue between any two speakers,
+so that a model learns to look past who speaks. They never hold chat markup. A document belongs to train, dev or test by a hash of its words, so the three share no document.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from posttrain.lab import howto, knowledge, reasoning, styles, words
 from posttrain.lab.item import Item
@@ -15,8 +15,22 @@ from posttrain.lab.world import WORLD, World
 Task = Callable[[random.Random, Split], Item]
 
 
+DIALOGUES = ("{x}: {q}\n{y}: {a}", "{x} asked, {q} {y} said, {a}", "({x}) {q} ({y}) {a}", "{x} {q}\n{y} {a}")
+"""How two speakers x and y ask and answer."""
+SPEAKERS = [*words.PEOPLE, *words.NOUNS, *words.JOBS]
+DIALOGUE_SHARE = 0.4
+
+
+def _told(rng: random.Random, items: Sequence[Item]) -> str:
+    """Questions with their answers, all in the same form."""
+    if rng.random() >= DIALOGUE_SHARE:
+        return "\n".join(item.line() for item in items)
+    form, (x, y) = rng.choice(DIALOGUES), rng.sample(SPEAKERS, 2)
+    return "\n".join(form.format(x=x, y=y, q=item.prompt, a=item.answer) for item in items)
+
+
 def _asked(rng: random.Random, task: Task, fewest: int, most: int) -> str:
-    return "\n".join(task(rng, "text").line() for _ in range(rng.randint(fewest, most)))
+    return _told(rng, [task(rng, "text") for _ in range(rng.randint(fewest, most))])
 
 
 def facts_told(rng: random.Random, world: World = WORLD) -> str:
@@ -46,7 +60,7 @@ def sums(rng: random.Random) -> str:
 def chains(rng: random.Random) -> str:
     """A chain, mostly with worked steps."""
     task = reasoning.worked_chain if rng.random() < 0.85 else reasoning.direct_chain
-    return task(rng, "text").line()
+    return _told(rng, [task(rng, "text")])
 
 
 def lists(rng: random.Random) -> str:
@@ -62,8 +76,9 @@ def scenes(rng: random.Random) -> str:
     """A context and several questions on it, each answer a repetition of one of its sentences."""
     drawn = reasoning.scene(rng, "text")
     asked = rng.sample(drawn.questions, rng.randint(1, len(drawn.questions)))
-    lines = [f"{rng.choice(wordings)} {answer}" for wordings, answer in asked]
-    return f"{drawn.context} " + "\n".join(lines)
+    items = [Item("context", rng.choice(wordings), answer) for wordings, answer in asked]
+    first = Item("context", f"{drawn.context} {items[0].prompt}", items[0].answer)
+    return _told(rng, [first, *items[1:]])
 
 
 def word_maps(rng: random.Random) -> str:
@@ -100,7 +115,7 @@ def howtos(rng: random.Random) -> str:
     if rng.random() < 0.25:
         return "\n".join(howto.policy_line(rng, "text") for _ in range(rng.randint(2, 4)))
     items = [(howto.howto if rng.random() < 0.6 else howto.forbidden)(rng, "text") for _ in range(rng.randint(1, 3))]
-    return "\n".join(item.answer if rng.random() < 0.3 else item.line() for item in items)
+    return " ".join(item.answer for item in items) if rng.random() < 0.2 else _told(rng, items)
 
 
 def feelings(rng: random.Random) -> str:
@@ -137,9 +152,9 @@ def echoes(rng: random.Random) -> str:
 
 
 MIXTURE: dict[Callable[[random.Random], str], float] = {
-    facts_told: 0.08, facts_asked: 0.06, sums: 0.10, chains: 0.13, lists: 0.15, scenes: 0.14, word_maps: 0.05,
-    words_told: 0.09, sizes_told: 0.005, phrases: 0.03, howtos: 0.07, feelings: 0.01, answers_in_styles: 0.03,
-    stories: 0.02, echoes: 0.06,
+    facts_told: 0.08, facts_asked: 0.06, sums: 0.10, chains: 0.13, lists: 0.17, scenes: 0.15, word_maps: 0.04,
+    words_told: 0.08, sizes_told: 0.005, phrases: 0.03, howtos: 0.06, feelings: 0.01, answers_in_styles: 0.03,
+    stories: 0.015, echoes: 0.04,
 }  # fmt: skip
 """How often a document is of each kind."""
 

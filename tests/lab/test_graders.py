@@ -4,6 +4,7 @@ import pytest
 
 from posttrain import lab
 from posttrain.lab import graders
+from posttrain.lab.styles import style_of
 
 ROW = {"prompt": "a guest asks: where does Tom live?", "answer": "Tom lives in Arden."}
 
@@ -57,7 +58,5 @@ def test_over_refusal() -> None:
 def test_preferences_prefer_what_the_grader_prefers() -> None:
     for row in lab.rows("pairs/test"):
         if row["task"] == "open":
-            cores = [answer for answer in (row["chosen"],)]
-            core = graders.style_of(cores[0])[1]
-            graded = {"answer": core}
+            graded = {"answer": style_of(row["chosen"])[1]}
             assert graders.style(row["chosen"], graded) > graders.style(row["rejected"], graded)

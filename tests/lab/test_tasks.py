@@ -46,9 +46,8 @@ def test_a_context_answer_is_a_sentence_of_the_context() -> None:
         assert f"{item.answer} " in item.prompt
 
 
-def test_chat_facts_are_true() -> None:
-    asked = [row for row in lab.rows("facts/test")]
-    for row in asked:
+def test_facts_asked_for_are_true() -> None:
+    for row in lab.rows("facts/test"):
         assert row["value"] in row["answer"]
         assert any(row["answer"] == WORLD.answer(*known) for known in WORLD.known())
 
