@@ -104,13 +104,12 @@ class Training(Stage):
     def _rows(self, model: Model, policy: Policy, data: tuple[Dataset, ...], job: Job) -> Planted:
         readings = [read(dataset, self.objective.reads) for dataset in data]
         rows = [row for reading in readings for row in reading.rows]
-        planted = plant(rows, load_format(model, policy.tokenizer), self.max_length, [r.decision for r in readings])
+        longest = min(self.max_length, policy.context)
+        planted = plant(rows, load_format(model, policy.tokenizer), longest, [r.decision for r in readings])
         for line in planted.decisions:
             job.note(line)
         if planted.dropped or planted.cut:
-            job.note(
-                f"{planted.dropped} of {planted.rows} rows dropped and {planted.cut} cut at max_length={self.max_length}"
-            )
+            job.note(f"{planted.dropped} of {planted.rows} rows dropped and {planted.cut} cut at {longest} tokens")
         if policy.dtype != self.dtype:
             job.note(f"this processor has no {self.dtype} products: computing in {policy.dtype}")
         return planted

@@ -5,6 +5,7 @@ not, and whole logits where the head is more than a matrix. All three give the s
 """
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -59,6 +60,11 @@ class Policy:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def context(self) -> int:
+        """The longest text the model knows positions for, in tokens."""
+        return int(getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize)
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]

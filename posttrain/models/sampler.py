@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from posttrain.functional.seeds import seed_of
+from posttrain.schema.errors import DataError
 from posttrain.schema.settings import Settings
 
 from .policy import Policy
@@ -49,6 +50,7 @@ class TransformersSampler:
 
     @torch.no_grad()
     def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int = 0) -> list[list[int]]:
+        self._check(prompts)
         answers: list[list[int]] = [[] for _ in prompts]
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         start = 0
@@ -65,6 +67,15 @@ class TransformersSampler:
             self.watch(start)
         return answers
 
+    def _check(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Raises DataError for a prompt that leaves no room for an answer."""
+        longest, context = max(map(len, prompts), default=0), self.policy.context
+        if longest >= context:
+            raise DataError(
+                f"A prompt has {longest} tokens and the model reads {context} with its answer. "
+                "Shorten the prompts or show fewer examples."
+            )
+
     def _decode(
         self, prompts: Sequence[Sequence[int]], rows: Sequence[int], sampling: Sampling, seed: int
     ) -> list[list[int]]:
@@ -75,7 +86,7 @@ class TransformersSampler:
         ids, mask = self._left_padded(prompts)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache, alive = DynamicCache(config=self.policy.model.config), list(range(len(prompts)))
-        for step in range(sampling.max_new_tokens):
+        for step in range(min(sampling.max_new_tokens, self.policy.context - ids.shape[1])):
             logits = self.policy.model(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
             ).logits[:, -1]

@@ -5,6 +5,7 @@ import torch
 
 from posttrain.models.policy import Policy
 from posttrain.models.sampler import Sampling, TransformersSampler, _choose
+from posttrain.schema.errors import DataError
 from tests import tiny
 
 PROMPTS = [[7, 8, 9], [10] * 20, [11, 12], [13, 14, 15, 16, 17]]
@@ -56,3 +57,12 @@ def test_top_p_keeps_the_likeliest_that_hold_it():
     tokens = _choose(logits.expand(1000, -1), Sampling(temperature=1.0, top_p=0.6), uniform)
     shares = torch.bincount(tokens, minlength=4) / 1000
     assert torch.allclose(shares, torch.tensor([0.625, 0.375, 0, 0]), atol=0.002)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_answers_end_with_the_context_and_longer_prompts_are_refused(family):
+    model = Policy(tiny.model(family, max_position_embeddings=24), tiny.tokenizer())
+    sampler = TransformersSampler(model, frozenset())
+    assert [len(answer) for answer in sampler.sample([[5] * 20], Sampling(max_new_tokens=50))] == [4]
+    with pytest.raises(DataError, match="A prompt has 24 tokens and the model reads 24"):
+        sampler.sample([[5] * 24], Sampling())

@@ -95,3 +95,10 @@ def test_same_seed_same_bytes_other_seed_other_bytes(workshop):
     other = workshop.run("sft", base, data, seed=1, **options)
     again = workshop.run("sft", base, data, **options | {"checkpoint_seconds": 0.0})
     assert again.digest == one.digest != other.digest
+
+
+def test_rows_are_cut_to_what_the_model_reads(workshop):
+    long = workshop.rows({"prompt": "p", "completion": "c" * 900})
+    taught = workshop.run("sft", workshop.model(), long, learning_rate=1e-3, steps=1)
+    assert taught.facts["rows_cut"] == 1
+    assert taught.facts["trained_tokens"] < 512  # the tiny model's context, though max_length is 1024
