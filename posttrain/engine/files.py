@@ -4,7 +4,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from posttrain.schema.artifacts import MANIFEST, FileEntry, hash_of
 from posttrain.schema.errors import DiskFull
 
 MEGABYTE = 1_000_000
+DRAFT = re.compile(r"\..+\.\d+")  # `.report.md.4711`: what process 4711 writes before it becomes report.md
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Libraries written in Rust and C++ report a full disk as text, without an errno.
 FULL_WORDS = ("no space left on device", "os error 28", "disk quota exceeded", "pytorchstreamwriter failed writing")
@@ -80,6 +83,15 @@ def replace_text(path: Path, text: str) -> None:
     finally:
         draft.unlink(missing_ok=True)
     sync([path.parent])
+
+
+def sweep(folder: Path, older_than: float = 0.0) -> None:
+    """Removes the drafts that killed processes left in a folder. Where somebody may be writing, say from which age in
+    seconds on a draft is nobody's."""
+    for draft in filter(lambda path: DRAFT.fullmatch(path.name), folder.glob(".*")):
+        with suppress(FileNotFoundError):
+            if time.time() - draft.stat().st_mtime >= older_than:
+                draft.unlink()
 
 
 class HashCache:

@@ -27,12 +27,25 @@ from posttrain.schema.settings import Rows
 
 from . import sources
 from .environment import environment
-from .files import MEGABYTE, HashCache, digest_of, entry, replace_text, require_room, room_for, scan, sync, sync_tree
+from .files import (
+    MEGABYTE,
+    HashCache,
+    digest_of,
+    entry,
+    replace_text,
+    require_room,
+    room_for,
+    scan,
+    sweep,
+    sync,
+    sync_tree,
+)
 
 if TYPE_CHECKING:
     from .method import Made
 
 SMALL = 256 * MEGABYTE  # up to here the bytes are hashed on every find; above, sizes are compared
+HOUR = 3600.0  # seconds
 WAIT = 0.2  # seconds between two looks at a lock that another process holds
 
 
@@ -108,6 +121,8 @@ class Store:
             with self._locked(room.name, wait=False) as held:
                 if held:
                     shutil.rmtree(room if self._folder(room.name) else room / "made", ignore_errors=True)
+        for folder in (self.root, *(self.root / "lab").rglob("*/")):
+            sweep(folder, older_than=HOUR)
 
     def _folder(self, key: str) -> Path | None:
         return next(iter(sorted(self.root.glob(f"*-{key}"))), None)

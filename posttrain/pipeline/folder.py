@@ -13,28 +13,30 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
-from posttrain.engine.files import replace_text, room_for
+from posttrain.engine.files import DRAFT, replace_text, room_for, sweep
 
 RECIPE, PLAN, EVENTS, LOCK = "recipe.yaml", "plan.json", "events.jsonl", ".lock"
 
 
 @contextmanager
 def run_folder(out: Path, name: str, digest: str) -> Iterator[Path]:
-    """The folder to run a recipe in, locked while inside."""
+    """The folder to run a recipe in, locked while inside and free of what a killed run left half-written."""
     with room_for("the run's folder", out if out.is_dir() else Path.cwd()):
         out.mkdir(parents=True, exist_ok=True)
         held = (_hold(folder) for folder in candidates(out, name, digest))
         lock = next(lock for lock in held if lock is not None)
     with lock:
-        yield Path(lock.name).parent
+        folder = Path(lock.name).parent
+        sweep(folder)
+        yield folder
 
 
 def candidates(out: Path, name: str, digest: str) -> Iterator[Path]:
-    """The folders of this recipe, the latest first, then new ones."""
+    """The folders of this recipe, the latest first, then those of runs that were killed before they began, then new
+    ones."""
     numbered = sorted(_numbered(out, name))
-    for _, folder in reversed(numbered):
-        if _digest_in(folder) == digest:
-            yield folder
+    yield from (folder for _, folder in reversed(numbered) if _digest_in(folder) == digest)
+    yield from (folder for _, folder in numbered if _is_unused(folder))
     last = numbered[-1][0] if numbered else 0
     yield from (out / f"{name}-{number}" for number in count(last + 1))
 
@@ -50,6 +52,11 @@ def _digest_in(folder: Path) -> str | None:
     with suppress(OSError, ValueError, AttributeError):
         return json.loads((folder / PLAN).read_text(encoding="utf-8")).get("recipe")
     return None
+
+
+def _is_unused(folder: Path) -> bool:
+    """Whether a folder holds nothing but what is there before the plan."""
+    return {path.name for path in folder.iterdir() if not DRAFT.fullmatch(path.name)} <= {LOCK, RECIPE}
 
 
 def _hold(folder: Path) -> TextIO | None:
