@@ -13,11 +13,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from posttrain.data.program import FILE as PROGRAM
 from posttrain.data.program import Example, PromptProgram
 from posttrain.data.read import read
 from posttrain.engine.job import Job
 from posttrain.engine.method import Made, Transform
-from posttrain.schema.artifacts import Dataset, Model
+from posttrain.schema.artifacts import MANIFEST, Dataset, Model
 from posttrain.schema.errors import DataError
 from posttrain.schema.rows import Prompt, Row
 from posttrain.schema.settings import DatasetRef
@@ -42,7 +43,7 @@ class FewShot(Transform):
         datasets: tuple[Dataset, ...] = inputs["data"]
         rows = [row for dataset in datasets for row in read(dataset, Prompt).rows]
         examples = tuple(_example(row, self.layout) for row in self._draw(rows, job.seed))
-        _link_model(Path(model.path), job.folder)
+        _same_files(model, job.folder)
         PromptProgram(layout=self.layout, examples=examples, k=self.k, by_task=self.by_task).save(job.folder)
         return Made({"examples": len(examples)}, model.form, model.base)
 
@@ -66,12 +67,14 @@ def _example(row: Prompt, layout: str) -> Example:
     return Example(prompt=asked, answer=row.answer or "", task=row.task)
 
 
-def _link_model(source: Path, folder: Path) -> None:
-    """The same files in another folder; linked where the file system can, so that weights take no second place."""
-    for file in source.iterdir():
-        if not file.is_file() or file.name == "posttrain.json":
-            continue
+def _same_files(model: Model, folder: Path) -> None:
+    """The model's files but its prompt program in another folder. Those of an artifact are linked where the file system
+    can, so that weights take no second place; others are copied, since whoever owns them may change them."""
+    place = os.link if (model.path / MANIFEST).is_file() else shutil.copyfile
+    for name in model.files.keys() - {PROGRAM}:
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(file, folder / file.name)
+            place(model.path / name, target)
         except OSError:
-            shutil.copy2(file, folder / file.name)
+            shutil.copyfile(model.path / name, target)

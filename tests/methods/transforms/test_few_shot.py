@@ -1,5 +1,7 @@
 """Few-shot changes the prompt, not the weights, and every measure sees it."""
 
+from pathlib import Path
+
 import pytest
 
 from posttrain.data.program import PromptProgram
@@ -59,3 +61,25 @@ def test_another_seed_draws_other_examples(workshop):
         for s in range(4)
     }
     assert len(drawn) > 1
+
+
+def test_a_prompted_model_is_prompted_anew_and_stays_what_it_was(workshop):
+    data = workshop.rows(*ROWS)
+    first = workshop.run("few_shot", workshop.model(), data, k=2)
+    second = workshop.run("few_shot", first, data, k=3)
+    assert [PromptProgram.load(model.path).k for model in (first, second)] == [2, 3]
+    assert workshop.store.find(first.key) == first
+    assert (second.path / "model.safetensors").samefile(first.path / "model.safetensors")
+
+
+def test_a_folder_of_links_gives_a_model_of_files(workshop):
+    """As the Hub's cache holds them: relative links into a folder beside."""
+    base = workshop.model()
+    folder = workshop.folder / "snapshots" / "main"
+    folder.mkdir(parents=True)
+    for name in base.files:
+        (folder / name).symlink_to(Path("..", "..", base.path.name, name))
+    prompted = workshop.run("few_shot", workshop.store.model(str(folder)), workshop.rows(*ROWS), k=1)
+    assert set(prompted.files) == {*base.files, "prompt_program.json"}
+    (base.path / "model.safetensors").write_bytes(b"trained on, in place")
+    assert workshop.store.find(prompted.key) == prompted
