@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from posttrain.engine.files import files_under
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
 from posttrain.models.load import load_weights
@@ -14,7 +15,7 @@ class Size(Measure):
 
     def measure(self, job: Job, model: Model, **data: tuple[Dataset, ...]) -> Findings:
         folders = [Path(model.path), *([Path(model.base)] if model.base else [])]
-        on_disk = sum(file.stat().st_size for folder in folders for file in folder.rglob("*") if file.is_file())
+        on_disk = sum(file.stat().st_size for folder in folders for file in files_under(folder))
         weights = sum(p.numel() for p in load_weights(model).parameters())
         metrics = {
             "bytes": Metric(on_disk, unit="bytes", better="lower"),

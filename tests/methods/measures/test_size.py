@@ -11,3 +11,9 @@ def test_an_adapter_weighs_its_base_too(workshop):
     assert found["dense"]["bytes"].value == on_disk
     assert found["adapter"]["bytes"].value > on_disk
     assert found["adapter"]["weights"].value - found["dense"]["weights"].value == adapted.facts["trained_weights"]
+
+
+def test_a_manifest_is_no_part_of_a_model(workshop):
+    """It names the run and the machine, and the same model weighs the same wherever it was made."""
+    tuned = workshop.run("sft", workshop.model(), workshop.rows({"prompt": "a", "completion": "b"}), steps=1)
+    assert workshop.findings("size", tuned).metrics["bytes"].value == tuned.bytes
