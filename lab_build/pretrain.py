@@ -3,7 +3,7 @@
     python -m lab_build.pretrain                 # everything, about an hour of one core; a killed run goes on
 
 A Llama of 2.7 million weights (width 256, 4 layers, 8 heads with 4 key/value heads) reads documents of the lab's
-world, each seen on its own and once. It never meets a chat token: those embeddings stay as they were drawn.
+world, each seen on its own and once. It never meets a chat token; all it learns of them is that they never come next.
 """
 
 import argparse

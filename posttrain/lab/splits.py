@@ -4,7 +4,8 @@ Entities (people, towns, words, verb-object combinations) are dealt out once; op
 list, a document) are dealt out by a hash of what they are. So no question of one split can occur in another.
 
 `text` is a fourth side: what pretraining text may ask. It asks about train entities only, in every wording;
-statements ("Tom is a baker.") tell the whole world, as the facts must be known before they can be asked for.
+statements ("Tom is a baker.") and lines of word maps ("red -> rako") tell the whole world, as it must be known before
+it can be asked for.
 The last wording of every task is kept from train and dev: in test it shows transfer to a new phrasing.
 """
 
