@@ -4,11 +4,13 @@ Batches depend on the step alone and sampling has its own generators, so weights
 """
 
 import os
+import zipfile
 from pathlib import Path
 
 import torch
 
 from posttrain.models.policy import Policy
+from posttrain.schema.errors import Damaged
 
 NAME = "checkpoint.pt"
 
@@ -27,17 +29,29 @@ def save_checkpoint(
 
 
 def load_checkpoint(scratch: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, float]]:
-    """The step to go on with and the metrics of the one before; step 0 when there is no checkpoint."""
+    """The step to go on with and the metrics of the one before; step 0 when there is no checkpoint. Raises Damaged,
+    and changes nothing, when the file is no longer what was written."""
     path = scratch / NAME
     if not path.exists():
         return 0, {}
-    state = torch.load(path, map_location=policy.device, weights_only=True)
+    if not _is_whole(path):
+        raise Damaged(f"The checkpoint {path} is damaged: training begins again with its first step.")
+    state = torch.load(path, map_location="cpu", weights_only=True)  # an accelerator has no room for it twice
     trained = _trained(policy)
     with torch.no_grad():
         for name, value in state["weights"].items():
             trained[name].copy_(value)
     optimizer.load_state_dict(state["optimizer"])
     return state["step"], state["sums"]
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every part has the checksum that it was written with: torch writes them and does not look at them."""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            return parts.testzip() is None
+    except Exception:  # which one depends on the place of the damage
+        return False
 
 
 def _trained(policy: Policy) -> dict[str, torch.Tensor]:

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from posttrain.models.policy import Models
-from posttrain.schema.errors import Diverged, Stopped
+from posttrain.models.policy import Models, Policy
+from posttrain.schema.errors import Damaged, Diverged, Stopped
 
 from .checkpoint import load_checkpoint, save_checkpoint
 from .job import Job
@@ -63,7 +63,7 @@ def fit(models: Models, objective: Objective, source: Source, steps: Steps, job:
     """
     parameters = models.policy.trainable()
     optimizer = torch.optim.AdamW(parameters, lr=steps.learning_rate, weight_decay=steps.weight_decay, fused=True)
-    first, sums = load_checkpoint(job.scratch, models.policy, optimizer)
+    first, sums = _resume(models.policy, optimizer, steps.n, job)
     saved, last = time.monotonic(), time.monotonic()
     for step in range(first, steps.n):
         tally = step_shares(models, objective, source, step, steps.micro_tokens)
@@ -84,6 +84,18 @@ def fit(models: Models, objective: Objective, source: Source, steps: Steps, job:
                 f"Stopped after step {step + 1} of {steps.n}; a checkpoint is saved. Run the same command to go on."
             )
     return sums
+
+
+def _resume(policy: Policy, optimizer: torch.optim.Optimizer, n: int, job: Job) -> tuple[int, dict[str, float]]:
+    """Where to go on, and the metrics of the step before."""
+    try:
+        first, sums = load_checkpoint(job.scratch, policy, optimizer)
+    except Damaged as damage:
+        job.emit("alert", level="warning", title=str(damage), cure="")
+        return 0, {}
+    if first:
+        job.note(f"going on after step {first} of {n}")
+    return first, sums
 
 
 def step_shares(models: Models, objective: Objective, source: Source, step: int, micro_tokens: int) -> Tally:
