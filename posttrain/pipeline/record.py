@@ -82,10 +82,10 @@ class _Reading:
         self.runs: dict[str, list[Event]] = {}
 
     def events_of(self, run: str) -> list[Event]:
-        """All events of this run or of one beside it; none when it is gone."""
+        """All events of this run or of one beside it; none when it is gone. A torn line may end inside a character."""
         if run not in self.runs:
             path = self.folder.parent / run / EVENTS
-            self.runs[run] = list(parse(path.read_text(encoding="utf-8"))) if path.is_file() else []
+            self.runs[run] = list(parse(path.read_text(encoding="utf-8", errors="replace"))) if path.is_file() else []
         return self.runs[run]
 
     @cached_property

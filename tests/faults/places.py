@@ -117,7 +117,7 @@ class Place:
 
     def events(self, run: str = "demo-1") -> list[Event]:
         path = self.runs / run / "events.jsonl"
-        return list(parse(path.read_text(encoding="utf-8"))) if path.is_file() else []
+        return list(parse(path.read_text(encoding="utf-8", errors="replace"))) if path.is_file() else []
 
     def contents(self) -> dict[str, str]:
         """Every file of every artifact with a hash of its bytes; of a manifest, all but the machine it was made on."""
