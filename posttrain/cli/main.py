@@ -139,12 +139,20 @@ def _cure(message: str) -> str | None:
 def _unexpected(terminal: Terminal, error: Exception) -> int:
     """An error that nobody foresaw is a mistake of ours: a short message, and the traceback in a file."""
     said = str(error).strip().partition("\n")[0]
-    with tempfile.NamedTemporaryFile("w", prefix="posttrain-", suffix=".log", delete=False, encoding="utf-8") as log:
-        log.write(f"posttrain {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}")
     if terminal.verbose:
         terminal.say(traceback.format_exc())
     what = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    message = (
-        f"Something unforeseen happened: {what}. The traceback is in {log.name}; please report it with `posttrain env`."
-    )
+    message = f"Something unforeseen happened: {what}. {_kept_traceback()}; please report it with `posttrain env`."
     return _failed(terminal, "unexpected", message, 1)
+
+
+def _kept_traceback() -> str:
+    """Where the traceback of the error in hand can be read."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="posttrain-", suffix=".log", delete=False, encoding="utf-8"
+        ) as log:
+            log.write(f"posttrain {' '.join(sys.argv[1:])}\n\n{traceback.format_exc()}")
+    except OSError:
+        return "Run the same command with `-v` to see the traceback"
+    return f"The traceback is in {log.name}"

@@ -140,11 +140,14 @@ def _disk_of(path: Path) -> Path:
 
 
 def _disk_full(place: Path, what: str, needed: int, more: str) -> DiskFull:
-    free = shutil.disk_usage(_disk_of(place)).free
+    disk = os.statvfs(_disk_of(place))
+    free = disk.f_bavail * disk.f_frsize
+    no_more = disk.f_files > 0 and disk.f_favail == 0  # where there is no limit, none are counted
+    left = "no more files can be made" if no_more else f"{readable(free)} ({free} bytes) are free"
     return DiskFull(
-        f"The disk is full: {what} needs {more} {readable(needed)} ({needed} bytes), and {readable(free)} ({free} bytes) "
-        f"are free at {place}. Nothing half-written was kept. Free some space, or name another disk with `--out FOLDER`, "
-        "and run the same command again: it continues."
+        f"The disk is full: {what} needs {more} {readable(needed)} ({needed} bytes), and {left} at {place}. Nothing "
+        "half-written was kept. Free some space, or name another disk with `--out FOLDER`, and run the same command "
+        "again: it continues."
     )
 
 
@@ -156,8 +159,8 @@ def require_room(what: str, place: Path, needed: int) -> None:
 
 @contextmanager
 def room_for(what: str, place: Path, needed: int = 0) -> Iterator[None]:
-    """Turns a full disk, however a library reports it, into DiskFull. `needed` is the expected size, if known; what
-    had been written under `place` is the least that it can be."""
+    """Turns a full disk, however a library reports it, into DiskFull. `place` is the file or folder being written and
+    `needed` its expected size, if known; what had been written in that folder is the least that it can be."""
     try:
         yield
     except DiskFull:

@@ -188,8 +188,7 @@ def _lab_rows(store: "Store", name: str) -> Path:
     path = store.root / "lab" / str(lab.VERSION) / f"{name}.jsonl"
     if not path.is_file():
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lab.rows(name))
-        store.root.mkdir(parents=True, exist_ok=True)
-        with room_for(f"lab:{name}", store.root, len(text.encode())):
+        with room_for(f"lab:{name}", path, len(text.encode())):
             replace_text(path, text)
     return path
 

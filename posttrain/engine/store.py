@@ -174,7 +174,7 @@ class Store:
         """Holds the lock of a key; the system lets go of it when the process dies. Gives False when not waiting and
         somebody else holds it."""
         path = self.root / "locks" / key
-        with room_for("a lock", self.root):
+        with room_for("a lock", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             (self.root / "work").mkdir(exist_ok=True)
             path.touch()

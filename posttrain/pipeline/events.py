@@ -8,6 +8,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class Events:
     def __init__(self, path: Path, told: Told | None = None, clock: Callable[[], float] = time.time):
         self.path, self.told, self.clock = path, told, clock
         torn = path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-        self.file = path.open("a", encoding="utf-8")
+        with room_for("the event file", path):
+            self.file = path.open("a", encoding="utf-8")
         if torn:
             self.file.write("\n")
 
@@ -41,8 +43,9 @@ class Events:
 
     def put(self, event: Event, *, write: bool = True, tell: bool = True) -> None:
         if write:
-            with room_for("the event file", self.path.parent):
-                self.file.write(event.line() + "\n")
+            line = event.line() + "\n"
+            with room_for("the event file", self.path, len(line)):
+                self.file.write(line)
                 self.file.flush()
         if tell and self.told is not None:
             self.told(event)
@@ -60,7 +63,8 @@ class Events:
         return emit
 
     def close(self) -> None:
-        self.file.close()
+        with suppress(OSError):  # what a full disk has no room for was told when it was put
+            self.file.close()
 
 
 class _Progress:

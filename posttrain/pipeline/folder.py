@@ -21,7 +21,7 @@ RECIPE, PLAN, EVENTS, LOCK = "recipe.yaml", "plan.json", "events.jsonl", ".lock"
 @contextmanager
 def run_folder(out: Path, name: str, digest: str) -> Iterator[Path]:
     """The folder to run a recipe in, locked while inside and free of what a killed run left half-written."""
-    with room_for("the run's folder", out if out.is_dir() else Path.cwd()):
+    with room_for("the run's folder", out / name):
         out.mkdir(parents=True, exist_ok=True)
         held = (_hold(folder) for folder in candidates(out, name, digest))
         lock = next(lock for lock in held if lock is not None)
@@ -73,6 +73,7 @@ def _hold(folder: Path) -> TextIO | None:
 
 def write_plan(folder: Path, text: str, planned: dict[str, Any]) -> None:
     """Stores what is about to be run."""
-    with room_for("the run's folder", folder):
+    plan = json.dumps(planned, indent=1, ensure_ascii=False) + "\n"
+    with room_for("the run's folder", folder, len(text) + len(plan)):
         replace_text(folder / RECIPE, text)
-        replace_text(folder / PLAN, json.dumps(planned, indent=1, ensure_ascii=False) + "\n")
+        replace_text(folder / PLAN, plan)

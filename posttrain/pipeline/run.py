@@ -4,7 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from posttrain.engine.files import replace_text, room_for
 from posttrain.engine.store import Store
 from posttrain.recipes import locate
 from posttrain.schema.artifacts import Model
-from posttrain.schema.errors import Stopped, UsageError, nearest
+from posttrain.schema.errors import DiskFull, Stopped, UsageError, nearest
 from posttrain.schema.record import RunRecord
 
 from . import plan as planning
@@ -139,13 +139,20 @@ def _told(walk: Walk, until: str | None) -> bool:
         passed = walk.go(until)
         write_reports(folder)
     except (Stopped, KeyboardInterrupt, SystemExit) as error:
-        walk.events.emit("stopped", why=str(error) if isinstance(error, Stopped) else "interrupted", stage=walk.doing)
+        why = str(error) if isinstance(error, Stopped) else "interrupted"
+        _told_last(walk.events, "stopped", why=why, stage=walk.doing)
         raise
     except BaseException as error:
-        walk.events.emit("failed", **what_failed(error, walk.doing))
+        _told_last(walk.events, "failed", **what_failed(error, walk.doing))
         raise
     walk.events.emit("run_finished", seconds=time.monotonic() - begun, report=f"{walk.run}/report.html")
     return passed
+
+
+def _told_last(events: Events, kind: str, **fields: Any) -> None:
+    """How a run ended; on a full disk its end is told by the error alone."""
+    with suppress(DiskFull):
+        events.emit(kind, **fields)
 
 
 def write_reports(folder: Path) -> None:
@@ -154,9 +161,10 @@ def write_reports(folder: Path) -> None:
     from posttrain.report.markdown import markdown
 
     record = read_run(folder)
-    with room_for("the report", folder):
-        replace_text(folder / "report.md", markdown(record))
-        replace_text(folder / "report.html", html(record))
+    pages = {"report.md": markdown(record), "report.html": html(record)}
+    with room_for("the report", folder, sum(len(text.encode()) for text in pages.values())):
+        for name, text in pages.items():
+            replace_text(folder / name, text)
 
 
 def _stop_waiting(stop: Callable[[], bool] | None) -> None:

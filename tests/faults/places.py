@@ -37,6 +37,16 @@ stages:
   - few_shot: {from: base, data: chat.jsonl, k: 2, layout: plain}
 """
 
+STAND_INS = """\
+name: demo
+model: ./base
+measure: [{pipeline_fakes:Score: {data: test.jsonl}}]
+stages:
+  - pipeline_fakes:Tune: {data: chat.jsonl}
+  - pipeline_fakes:Write: {data: chat.jsonl}
+  - pipeline_fakes:Tune: {name: second, data: write, strength: 0.2}
+"""
+
 
 def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

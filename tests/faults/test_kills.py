@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.places import Place, ended, furnish, server, steps, wait_for
+from tests.faults.places import STAND_INS, Place, ended, furnish, server, steps, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -87,15 +87,6 @@ def check_whole(place: Place, clean: Place) -> None:
     assert all(json.loads(line) for line in lines[-2:-1])
 
 
-STAND_INS = """\
-name: demo
-model: ./base
-measure: [{pipeline_fakes:Score: {data: test.jsonl}}]
-stages:
-  - pipeline_fakes:Tune: {data: chat.jsonl}
-  - pipeline_fakes:Write: {data: chat.jsonl}
-  - pipeline_fakes:Tune: {name: second, data: write, strength: 0.2}
-"""
 WITHOUT_END = 10**9
 
 
