@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from posttrain.schema.errors import Stopped
+
 
 def _silent(kind: str, **fields: Any) -> None:
     return None
@@ -28,3 +30,9 @@ class Job:
     def note(self, text: str) -> None:
         """A line for whoever watches."""
         self.emit("note", text=text)
+
+    def answered(self, done: int, of: int) -> None:
+        """How many prompts have their answer. Raises Stopped when asked to stop: answers are not worth a checkpoint."""
+        self.emit("progress", step=done, of=of)
+        if done < of and self.stop():
+            raise Stopped(f"Stopped after {done} of {of} answers. Run the same command to go on: they are given again.")

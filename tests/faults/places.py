@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -189,18 +189,13 @@ def ended(process: "subprocess.Popen[str]") -> Done:
     return Done(process.returncode, out, err)
 
 
-def wait_for(what: Callable[[], Any], process: Any = None) -> None:
+def wait_for(what: Callable[[], Any], process: Any) -> None:
     """Returns when `what()` holds. Fails when the process ended, or time has run out, before it did."""
-    for _ in until(time.monotonic() + PATIENCE):
-        if what():
-            return
-        assert process is None or process.poll() is None, "it ended before"
-    raise AssertionError("it never happened")
-
-
-def until(end: float) -> Iterator[None]:
-    while time.monotonic() < end:
-        yield
+    end = time.monotonic() + PATIENCE
+    while not what():
+        gone = process.poll() if isinstance(process, subprocess.Popen) else process.exitcode
+        assert gone is None, f"it ended with {gone} before"
+        assert time.monotonic() < end, "it never happened"
         time.sleep(0.005)
 
 

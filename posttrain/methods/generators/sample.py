@@ -36,9 +36,7 @@ class Sample(Generator):
         policy = load_policy(model)
         form = load_format(model, policy.tokenizer)
         rows = [row for dataset in datasets for row in read(dataset, Prompt).rows for _ in range(self.n)]
-        sampler = TransformersSampler(
-            policy, form.stop_ids, watch=lambda done: job.emit("progress", step=done, of=len(rows))
-        )
+        sampler = TransformersSampler(policy, form.stop_ids, watch=lambda done: job.answered(done, len(rows)))
         answers = sampler.sample([form.ask(row) for row in rows], self.sampling, job.seed)
         with (job.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
             for row, answer in zip(rows, answers, strict=True):

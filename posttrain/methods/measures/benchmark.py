@@ -48,9 +48,7 @@ class Benchmark(Measure):
         if self.layout != "own":
             form = ChatFormat(policy.tokenizer, PromptProgram(layout=self.layout))
         rows = [row for dataset in data["data"] for row in read(dataset, Prompt).rows]
-        sampler = TransformersSampler(
-            policy, form.stop_ids, watch=lambda done: job.emit("progress", step=done, of=len(rows))
-        )
+        sampler = TransformersSampler(policy, form.stop_ids, watch=lambda done: job.answered(done, len(rows)))
         answers = sampler.sample(
             [form.ask(row) for row in rows], Sampling(max_new_tokens=self.max_new_tokens), job.seed
         )
