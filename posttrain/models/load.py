@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
+from safetensors import SafetensorError
 
 from posttrain.data.chat import ChatFormat
 from posttrain.data.program import PromptProgram
@@ -18,12 +19,15 @@ from posttrain.schema.errors import ModelError
 from . import attention
 from .adapters import NAME
 from .policy import Policy, is_adapted
-from .precision import device, use_fast_matmul
+from .precision import choose_threads, device, use_fast_matmul
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from .policy import Weights
+
+
+UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)  # what the libraries raise for bad files
 
 
 @cache
@@ -58,11 +62,18 @@ def load_weights(model: Model) -> "Weights":
     """The model of a folder in fp32, with its adapter on its base if it is one. Raises ModelError."""
     use_fast_matmul()
     weights: Any = _load_dense(Path(model.base or model.path))
+    choose_threads(weights.num_parameters())
     weights = weights.to(device())
     if model.form == "adapter":
         from peft import PeftModel
 
-        weights = PeftModel.from_pretrained(weights, model.path, adapter_name=NAME, is_trainable=True)
+        try:
+            weights = PeftModel.from_pretrained(weights, model.path, adapter_name=NAME, is_trainable=True)
+        except UNREADABLE as error:
+            raise ModelError(
+                f"{model.path} cannot be loaded as an adapter of {model.base}: {_first_line(error)}. Give a folder with "
+                "adapter_config.json and adapter_model.safetensors of one."
+            ) from error
     return weights
 
 
@@ -82,7 +93,7 @@ def _load_dense(path: Path) -> "PreTrainedModel":
             if implementation == attention.NAME and _wants_eager(weights):
                 continue
             return weights
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
+        except UNREADABLE as error:
             failure = error
     raise ModelError(
         f"{path} cannot be loaded as a causal language model: {_first_line(failure)}. "
@@ -113,4 +124,4 @@ def save_weights(weights: "Weights", tokenizer: "PreTrainedTokenizerBase", folde
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".!")

@@ -5,11 +5,13 @@ them to another one. By its documentation that may round to bf16 on the way, so 
 machine finds the digits of fp32.
 """
 
+import os
 from functools import cache
 
 import torch
 
 PROBE_ERROR = 1e-5  # relative; bf16 would give about 4e-3
+SMALL = 8_000_000  # weights, below which a second thread gains little and, beside other work, waits more than it computes
 
 
 @cache
@@ -26,6 +28,13 @@ def use_fast_matmul() -> bool:
     if not exact:
         torch.set_float32_matmul_precision(before)
     return exact
+
+
+def choose_threads(n_weights: int) -> None:
+    """One thread for a small model on a CPU, which also makes its bytes the same on any number of cores. Whoever sets
+    OMP_NUM_THREADS has chosen."""
+    if n_weights < SMALL and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def device() -> torch.device:
