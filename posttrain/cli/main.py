@@ -118,15 +118,13 @@ def _failed(terminal: Terminal, kind: str, message: str, code: int, error: Postt
             described["problems"] = [{"message": p.message, "line": p.line, "where": p.where} for p in error.problems]
         terminal.object({"error": described})
         return code
-    lines = message.splitlines() or [kind]
-    if len(lines) > 1:
-        n_wrong = len(error.problems) if isinstance(error, RecipeError) else 0
-        terminal.complain(Paint("error", "red"), f"  {n_wrong} problems; nothing was started" if n_wrong else "")
-        for line in lines:
-            terminal.complain(f"  {line}")
-    else:
-        word = "stopped" if kind == "stopped" else "error"
-        terminal.complain(Paint(word, "yellow" if word == "stopped" else "red"), f"  {lines[0]}")
+    first, *more = message.splitlines() or [kind]
+    if isinstance(error, RecipeError) and len(error.problems) > 1:
+        first, more = f"{len(error.problems)} problems; nothing was started", [first, *more]
+    word, style = ("stopped", "yellow") if kind == "stopped" else ("error", "red")
+    terminal.complain(Paint(word, style), f"  {first}")
+    for line in more:
+        terminal.complain(f"  {line}")
     return code
 
 
