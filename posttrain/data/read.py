@@ -54,7 +54,8 @@ def read(dataset: Dataset, shape: type[R], *, limit: int | None = None) -> Readi
     tally = _Tally()
     rows: list[R] = []
     decisions: dict[How, list[str]] = {}
-    for path in _files(dataset):
+    files = _files(dataset)
+    for path in files:
         room = min(limits) - len(rows) if limits else None
         if room is not None and room <= 0:
             break
@@ -62,7 +63,7 @@ def read(dataset: Dataset, shape: type[R], *, limit: int | None = None) -> Readi
         rows += found
         if decision:
             decisions.setdefault(decision, []).append(path.name)
-    _check(rows, tally, dataset.path)
+    _check(rows, tally, files[0] if len(files) == 1 else dataset.path)
     return Reading(rows, in_one_line(rows, decisions, tally.left_out))
 
 
