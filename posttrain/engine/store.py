@@ -144,6 +144,9 @@ class Store:
                 folder.rename(artifact.path)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # a scratch that holds something waits for the next attempt
+                scratch.rmdir()
+                room.rmdir()
             raise
         sync([self.root])
         return artifact

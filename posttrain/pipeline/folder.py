@@ -6,6 +6,7 @@ running right now, gets the next number.
 
 import fcntl
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,8 +15,20 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from posttrain.engine.files import DRAFT, replace_text, room_for, sweep
+from posttrain.schema.errors import UsageError
 
 RECIPE, PLAN, EVENTS, LOCK = "recipe.yaml", "plan.json", "events.jsonl", ".lock"
+
+
+def check_place(out: Path) -> None:
+    """Raises UsageError where no runs can be kept. Nothing is written."""
+    place = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise UsageError(f"Runs cannot be kept in {out}: {place} is a file. Name a folder with `--out DIR`.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"Runs cannot be kept in {out}: {place} is not yours to write in. Name another with `--out DIR`."
+        )
 
 
 @contextmanager

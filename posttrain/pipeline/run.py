@@ -18,7 +18,7 @@ from posttrain.schema.record import RunRecord
 
 from . import plan as planning
 from .events import Events, Told
-from .folder import EVENTS, run_folder, write_plan
+from .folder import EVENTS, check_place, run_folder, write_plan
 from .listing import as_json
 from .plan import Plan
 from .record import read_run
@@ -58,6 +58,7 @@ def run(
     RecipeError before anything is written, Stopped after a checkpoint was saved, and whatever a method raises.
     """
     out = Path(out)
+    check_place(out)
     damage: list[str] = []
     store = Store(out / STORE, on_damage=damage.append, on_wait=lambda key: _stop_waiting(stop))
     plan, outside = prepare(recipe, overrides, store)
