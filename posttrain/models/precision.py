@@ -11,7 +11,7 @@ from functools import cache
 import torch
 
 PROBE_ERROR = 1e-5  # relative; bf16 would give about 4e-3
-SMALL = 8_000_000  # weights, below which a second thread gains little and, beside other work, waits more than it computes
+SMALL = 8_000_000  # weights; below, a second thread gains little, and beside other work it waits more than it computes
 
 
 @cache
