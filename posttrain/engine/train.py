@@ -1,9 +1,9 @@
 """Training as a stage: any objective, run by the one loop, with the same settings."""
 
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field, create_model
+from pydantic import create_model
 
 from posttrain.data.read import read
 from posttrain.data.trees import Planted, plant
@@ -12,15 +12,16 @@ from posttrain.models.load import load_format, load_policy, load_tokenizer, load
 from posttrain.models.policy import Models, Policy
 from posttrain.schema.artifacts import Artifact, Dataset, Model
 from posttrain.schema.errors import ModelError
-from posttrain.schema.settings import Cosmetic, DatasetRef
+from posttrain.schema.settings import DatasetRef
 
 from .job import Job
 from .loop import Steps, fit
 from .method import Made, Objective, Stage
+from .options import Computing, Stepping
 from .source import FromRows
 
 
-class Training(Stage):
+class Training(Computing, Stepping, Stage):
     """What every training stage can be told beside its objective's own settings."""
 
     kind: ClassVar[str] = "objective"
@@ -29,32 +30,8 @@ class Training(Stage):
 
     data: DatasetRef
     """The rows to train on."""
-    learning_rate: float = Field(2e-5, gt=0)
-    """Size of the steps; an adapter usually wants ten times as much as full fine-tuning."""
-    epochs: int = Field(1, ge=1)
-    """How often every row is seen."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps; takes the place of `epochs` when given."""
-    batch_size: int = Field(32, ge=1)
-    """Rows in one optimizer step."""
-    micro_tokens: int = Field(4096, ge=1)
-    """Tokens computed at once; smaller needs less memory and gives the same gradient."""
-    max_length: int = Field(1024, ge=2)
-    """Longest row in tokens; a longer one loses its end."""
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """How the learning rate falls after the warm-up."""
-    warmup: float = Field(0.03, ge=0, le=1)
-    """Share of the steps over which the learning rate rises."""
-    weight_decay: float = Field(0.0, ge=0)
-    """How strongly weights are pulled to zero."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Longest gradient; a longer one is scaled down to it."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the computation; weights and optimizer stay in float32."""
     adapter: adapters.Adapter | None = None
     """Train an adapter instead of all weights, as `{lora: {rank: 16}}`."""
-    checkpoint_seconds: Annotated[float, Cosmetic] = Field(60.0, ge=0)
-    """Seconds between checkpoints; a killed run loses at most as much."""
 
     def makes_form(self, form: str) -> str:
         return "adapter" if self.adapter or form == "adapter" else "dense"
