@@ -1,22 +1,22 @@
 """The lab's datasets by name: always the same rows for a name, drawn from a seed that the name gives.
 
 Row shapes:
-    chat/train        messages (a user turn and an assistant turn), task, plain
-    text/*            text
-    pairs/*           prompt, chosen, rejected, task
-    all others        prompt, answer, task, plain, and what the task adds (`final` of a chain, `complied` of a
-                      forbidden request: the answer it must not get)
+    chat/train, polite/train    messages (a user turn and an assistant turn), task, plain
+    text/*, harbor_text/*       text
+    pairs/*                     prompt, chosen, rejected, task
+    all others                  prompt, answer, task, plain, and what the task adds (`value` of a fact, `final` of a
+                                chain, `complied` of a forbidden request: the answer it must not get)
 
 `plain` is the question as pretraining text writes it. A base model asked with it should go on with one space,
 the `answer`, and a newline or the end of the text; few-shot examples are such lines, joined by newlines.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import posttrain.lab.text as pretraining
-from posttrain.lab import howto, knowledge, reasoning, styles, words
+from posttrain.lab import harbor, howto, knowledge, reasoning, styles, words
 from posttrain.lab.item import Item
 from posttrain.lab.splits import Split
 from posttrain.lab.text import Task
@@ -25,6 +25,7 @@ from posttrain.lab.world import WORLD
 Row = dict[str, object]
 Make = Callable[[random.Random, int, Split], list[Row]]
 """Rows of one split, about as many as asked for; tasks of few entities have all their rows instead."""
+Draw = Callable[[random.Random], Item]
 
 CHAT_TASKS: dict[Task, float] = {
     knowledge.fact: 3, knowledge.word: 2, knowledge.phrase: 1.5, knowledge.feeling: 0.7,
@@ -38,7 +39,7 @@ PAIR_KINDS = {"style": 0.6, "core": 0.15, "closed": 0.25}
 """What a preference is about: the style, a wrong core, or style that does not belong into a closed question."""
 
 
-def _unique(rng: random.Random, n: int, draw: Callable[[random.Random], Item]) -> Iterator[Item]:
+def _unique(rng: random.Random, n: int, draw: Draw) -> Iterator[Item]:
     """`n` items, no prompt twice. Gives up after many draws, when a split has fewer different prompts."""
     seen: set[str] = set()
     for _ in range(200 * n):
@@ -90,16 +91,27 @@ def word_map_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
     return [_graded(item) for item in rng.sample(items, min(n, len(items)))]
 
 
-def fact_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
-    """Every fact of the split's people and towns, in as many wordings as it takes to have `n` rows."""
-    mine = {*knowledge.PEOPLE[split], *knowledge.TOWNS[split]}
-    known = [(name, attribute) for name, attribute in WORLD.known() if name in mine]
+def _in_wordings(rng: random.Random, n: int, asks: Sequence[Draw]) -> list[Row]:
+    """Every question of `asks`, in as many wordings as it takes to have `n` rows."""
     items: dict[str, Item] = {}
     for _ in range(20):
-        for name, attribute in known:
-            item = knowledge.fact_item(rng, split, name, attribute)
+        for ask in asks:
+            item = ask(rng)
             items.setdefault(item.prompt, item)
-    return [_graded(item) for item in list(items.values())[: max(n, len(known))]]
+    return [_graded(item) for item in list(items.values())[: max(n, len(asks))]]
+
+
+def fact_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """Every fact of the split's people and towns."""
+    mine = {*knowledge.PEOPLE[split], *knowledge.TOWNS[split]}
+    known = [(name, attribute) for name, attribute in WORLD.known() if name in mine]
+    return _in_wordings(rng, n, [lambda r, fact=fact: knowledge.fact_item(r, split, *fact) for fact in known])
+
+
+def harbor_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """Every fact of the split's ships."""
+    known = harbor.known(split)
+    return _in_wordings(rng, n, [lambda r, fact=fact: harbor.question(r, split, *fact) for fact in known])
 
 
 def forbidden_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
@@ -148,13 +160,17 @@ def _wrong_core(rng: random.Random, drawn: styles.OpenItem) -> str:
             return other
 
 
-def texts(rng: random.Random, n: int, split: Split) -> list[Row]:
-    """Documents as the base model read them, each once."""
-    found: dict[str, Row] = {}
-    while len(found) < n:
-        document = pretraining.document(rng, split)
-        found[document] = {"text": document}
-    return list(found.values())
+def _documents(draw: Callable[[random.Random, Split], str]) -> Make:
+    """Documents, each once."""
+
+    def make(rng: random.Random, n: int, split: Split) -> list[Row]:
+        found: dict[str, Row] = {}
+        while len(found) < n:
+            document = draw(rng, split)
+            found[document] = {"text": document}
+        return list(found.values())
+
+    return make
 
 
 @dataclass(frozen=True)
@@ -177,7 +193,11 @@ FAMILIES = {
     "forbidden": Family("how-to questions that the policy forbids", forbidden_questions, (300, 60, 180)),
     "style": Family("open questions, whose answers are graded for style", open_questions, (600, 100, 200)),
     "pairs": Family("preferences: style, right cores, bare answers to closed questions", preferences, (1200, 150, 200)),
-    "text": Family("plain text as the base model read it", texts, (4000, 400, 400)),
+    "text": Family("plain text as the base model read it", _documents(pretraining.document), (4000, 400, 400)),
+    "harbor_text": Family(
+        "plain text about ships, which the base model never read", _documents(harbor.document), (800, 80, 80)
+    ),
+    "harbor": Family("questions about ships, told of in harbor_text", harbor_questions, (200, 60, 120)),
 }
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 

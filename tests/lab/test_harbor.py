@@ -1,0 +1,63 @@
+"""The harbor: new entities, told of in many wordings, asked about only where it may be asked."""
+
+from collections import Counter
+
+import pytest
+
+from posttrain import lab
+from posttrain.lab import harbor, text, words
+from posttrain.lab.world import WORLD
+
+SPLITS = ("train", "dev", "test")
+
+
+def texts(split: str) -> list[str]:
+    return [row["text"] for row in lab.rows(f"harbor_text/{split}")]
+
+
+def ships(prompt: str) -> set[str]:
+    return {word.strip("?.") for word in prompt.split()} & set(harbor.NAMES)
+
+
+def test_no_ship_is_known_from_elsewhere() -> None:
+    known = {*WORLD.people, *WORLD.towns, *words.NEW_PEOPLE, *words.NEW_TOWNS, *words.RIVERS}
+    assert len(set(harbor.NAMES)) == 20 and not known & set(harbor.NAMES)
+    read = "\n".join(text.documents(2000, seed=3))
+    assert not [name for name in harbor.NAMES if name in read]
+
+
+def test_questions_are_held_out_by_ship() -> None:
+    of = {split: set().union(*(ships(row["prompt"]) for row in lab.rows(f"harbor/{split}"))) for split in SPLITS}
+    assert {split: len(names) for split, names in of.items()} == {"train": 10, "dev": 4, "test": 6}
+    assert set().union(*of.values()) == set(harbor.NAMES)  # 10 + 4 + 6: no ship is in two splits
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_texts_ask_about_ships_of_train_only(split: str) -> None:
+    lines = [line for document in texts(split) for line in document.split("\n")]
+    questions = [line.partition("?")[0] for line in lines if "?" in line or line.startswith("tell me")]
+    assert len(questions) > 20
+    assert set().union(*map(ships, questions)) <= set(harbor.DEALT["train"])
+
+
+def test_every_fact_is_told_in_several_wordings_and_documents() -> None:
+    told = texts("train")
+    for name, key in (fact for split in SPLITS for fact in harbor.known(split)):
+        documents = {wording: sum(wording in document for document in told) for wording in harbor.statements(name, key)}
+        assert min(documents.values()) >= 1 and sum(documents.values()) >= 8, (name, key, documents)
+
+
+def test_every_fact_is_asked_for_and_the_answer_is_true() -> None:
+    for split in SPLITS:
+        facts = {(*ships(row["prompt"]), row["value"]) for row in lab.rows(f"harbor/{split}")}
+        assert {(name, harbor.SHIPS[name][key]) for name, key in harbor.known(split)} == facts
+    for row in lab.rows("harbor/test"):
+        (name,) = ships(row["prompt"])
+        assert row["answer"] in {harbor.statements(name, key)[0] for key in harbor.SHIP}
+        assert row["value"] in row["answer"]
+
+
+def test_the_last_wording_is_kept_for_test() -> None:
+    kept = {kind.wordings[-1].format(n=name) for kind in harbor.SHIP.values() for name in harbor.NAMES}
+    count = Counter(split for split in SPLITS for row in lab.rows(f"harbor/{split}") if row["prompt"] in kept)
+    assert count["train"] == count["dev"] == 0 and 0.1 < count["test"] / len(lab.rows("harbor/test")) < 0.5
