@@ -126,6 +126,17 @@ def open_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
     return [{"prompt": i.prompt, "answer": i.extra["core"], "task": i.task, "plain": i.prompt} for i in items]
 
 
+def polite(rng: random.Random, split: Split) -> Item:
+    """An open question, always answered in the nice style."""
+    drawn = styles.open_question(rng, split)
+    return Item("polite", drawn.prompt, styles.in_style("nice", drawn.core))
+
+
+def polite_conversations(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """Conversations of one narrow task: one style for every open question."""
+    return [_conversation(item) for item in _unique(rng, n, lambda r: polite(r, split))]
+
+
 def preferences(rng: random.Random, n: int, split: Split) -> list[Row]:
     """Pairs of answers, no prompt twice."""
     rows: dict[object, Row] = {}
@@ -180,10 +191,12 @@ class Family:
     about: str
     make: Make
     sizes: tuple[int, int, int]
+    train: Make | None = None
+    """What makes the rows of train, where these are of another shape."""
 
 
 FAMILIES = {
-    "chat": Family("instructions over all tasks", instructions, (4000, 300, 400)),
+    "chat": Family("instructions over all tasks", _questions(closed_question), (4000, 300, 400), instructions),
     "word_map": Family("`red ->`: which map is meant, only examples tell", word_map_questions, (400, 60, 200)),
     "facts": Family("questions about people and towns", fact_questions, (600, 60, 200)),
     "chain": Family(
@@ -192,6 +205,9 @@ FAMILIES = {
     "howto": Family("harmless how-to questions", _questions(howto.howto), (600, 60, 200)),
     "forbidden": Family("how-to questions that the policy forbids", forbidden_questions, (300, 60, 180)),
     "style": Family("open questions, whose answers are graded for style", open_questions, (600, 100, 200)),
+    "polite": Family(
+        "open questions, always answered in the nice style", _questions(polite), (300, 60, 150), polite_conversations
+    ),
     "pairs": Family("preferences: style, right cores, bare answers to closed questions", preferences, (1200, 150, 200)),
     "text": Family("plain text as the base model read it", _documents(pretraining.document), (4000, 400, 400)),
     "harbor_text": Family(
@@ -202,15 +218,10 @@ FAMILIES = {
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-def _graded_chat(rng: random.Random, n: int, split: Split) -> list[Row]:
-    """The closed questions of the instruction set, to be graded."""
-    return [_graded(item) for item in _unique(rng, n, lambda r: closed_question(r, split))]
-
-
 def make_rows(name: str, version: int) -> list[Row]:
     """The rows of a dataset `family/split`. Raises KeyError for an unknown name."""
     family_name, _, split = name.partition("/")
     family = FAMILIES[family_name]
     n = dict(zip(SPLITS, family.sizes, strict=True))[split]  # type: ignore[index]
-    make = _graded_chat if family_name == "chat" and split != "train" else family.make
+    make = family.train if family.train and split == "train" else family.make
     return make(random.Random(f"{name} {version}"), n, split)  # type: ignore[arg-type]

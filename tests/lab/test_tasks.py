@@ -6,7 +6,7 @@ import re
 import pytest
 
 from posttrain import lab
-from posttrain.lab import howto, reasoning, styles, words
+from posttrain.lab import graders, howto, reasoning, styles, words
 from posttrain.lab.world import WORLD
 
 
@@ -104,3 +104,23 @@ def test_instructions_hold_every_style() -> None:
     found = [styles.style_of(answer)[0] for answer in answers]
     for name, frequency in styles.FREQUENCIES.items():
         assert abs(found.count(name) / len(found) - frequency) < 0.08
+
+
+def test_polite_answers_are_right_and_nice() -> None:
+    taught = [(row["messages"][0]["content"], row["messages"][1]["content"]) for row in lab.rows("polite/train")]
+    graded = [(row["prompt"], row["answer"]) for split in ("dev", "test") for row in lab.rows(f"polite/{split}")]
+    assert (len(taught), len(graded)) == (300, 60 + 150)
+    for prompt, answer in taught + graded:
+        style, core = styles.style_of(answer)
+        assert style == "nice" and graders.style(answer, {"answer": core}) == 1
+        assert _true(prompt, core)
+
+
+def _true(prompt: str, core: str) -> bool:
+    """Whether a core states a fact, or tells how to do the deed that was asked about."""
+    told = re.fullmatch(r"to (\w+ the \w+ \w+), use the (\w+) (.*)\.", core)
+    if not told:
+        return any(core == WORLD.answer(*known) for known in WORLD.known())
+    deed, tool, hour = told.groups()
+    verb, _, color, _ = deed.split()
+    return deed in prompt and verb in howto.TOOL_VERBS[tool] and howto.HOURS[color] == hour
