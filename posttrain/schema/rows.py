@@ -5,9 +5,13 @@ Conversation    messages, of which the assistant's are learnt
 Pair            a prompt with a chosen and a rejected answer
 Labelled        a prompt with one answer and a thumb up or down
 Prompt          a prompt alone, with what a grader needs to judge an answer
+
+Tokenised       token ids that another program made, in place of a Text or Conversation
+TokenisedPair   the same in place of a Pair
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,17 +20,55 @@ ROLES = ("system", "user", "assistant", "tool")
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A tool that the assistant calls. `arguments` is JSON text, usually of an object."""
+
+    name: str
+    arguments: str = "{}"
+    id: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As chat templates get it: with the arguments as an object, where they are one."""
+        function = {"name": self.name, "arguments": _parsed(self.arguments)}
+        return {"type": "function", **({"id": self.id} if self.id else {}), "function": function}
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `role` is one of ROLES."""
+    """One turn. `role` is one of ROLES.
+
+    `reasoning` is what the assistant thought before the answer, where that stands in a field of its own; `tool_calls`
+    are learnt as part of the answer, so a template that leaves them out cannot be used for the row. `tool_call_id` and
+    `name` say which call a tool answers. `trained` overrules what is learnt by default.
+    """
 
     role: str
     content: str
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    trained: bool | None = None
 
-    def as_dict(self) -> dict[str, str]:
-        return {"role": self.role, "content": self.content}
+    @property
+    def is_trained(self) -> bool:
+        """Whether the turn is learnt in a conversation: the assistant's are, unless the row says otherwise."""
+        return self.role == "assistant" if self.trained is None else self.trained
+
+    def as_dict(self) -> dict[str, Any]:
+        """As chat templates get it; what is not there has no key."""
+        more = {
+            "reasoning_content": self.reasoning,
+            "tool_calls": [call.as_dict() for call in self.tool_calls],
+            "tool_call_id": self.tool_call_id,
+            "name": self.name,
+        }
+        return {"role": self.role, "content": self.content, **{name: value for name, value in more.items() if value}}
 
 
 Messages = tuple[Message, ...]
+Tools = tuple[Mapping[str, Any], ...]
+"""Descriptions of tools as chat templates get them, each `{"type": "function", "function": {"name": …}}`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +78,25 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages that end with the assistant's."""
+    """Messages that end with the assistant's. `tools` are offered in it; `template_options` are handed to the chat
+    template (`enable_thinking`)."""
 
     messages: Messages
     task: str = ""
+    tools: Tools = ()
+    template_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """`prompt` ends with the user; both answers continue it."""
+    """`prompt` ends with the user; both answers continue it. `margin` is by how much the chosen one is better, where
+    that is known."""
 
     prompt: Messages
     chosen: Messages
     rejected: Messages
+    margin: float | None = None
+    tools: Tools = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +104,7 @@ class Labelled:
     prompt: Messages
     completion: Messages
     good: bool
+    tools: Tools = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +117,34 @@ class Prompt:
     task: str = ""
     plain: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    tools: Tools = ()
+    template_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-Row = Text | Conversation | Pair | Labelled | Prompt
+@dataclass(frozen=True, slots=True)
+class Tokenised:
+    """Token ids and which of them are learnt, equally long."""
+
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedPair:
+    """The token ids of a prompt and of both answers; all of an answer is learnt."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+
+Row = Text | Conversation | Pair | Labelled | Prompt | Tokenised | TokenisedPair
 
 
 def prompt_messages(row: Row) -> Messages:
     """The part of a row that a model is asked: everything before the last answer."""
     match row:
-        case Text():
+        case Text() | Tokenised() | TokenisedPair():
             return ()
         case Conversation(messages=messages):
             return messages[:-1]
@@ -88,5 +156,24 @@ def prompt_messages(row: Row) -> Messages:
 
 def fingerprint(row: Row) -> str:
     """Twelve hex digits that name what a row asks, so that training and measuring on the same prompt is noticed."""
-    asked = row.text if isinstance(row, Text) else "\0".join(f"{m.role}\0{m.content}" for m in prompt_messages(row))
-    return hashlib.sha256(asked.encode()).hexdigest()[:12]
+    return hashlib.sha256(_asked(row).encode()).hexdigest()[:12]
+
+
+def _asked(row: Row) -> str:
+    match row:
+        case Text(text=text):
+            return text
+        case Tokenised(ids=ids) | TokenisedPair(prompt=ids):
+            return "\0ids\0" + " ".join(map(str, ids))
+    return "\0".join(f"{m.role}\0{m.content}" + "".join(map(_called, m.tool_calls)) for m in prompt_messages(row))
+
+
+def _called(call: ToolCall) -> str:
+    return f"\0{call.name}\0{call.arguments}"
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
