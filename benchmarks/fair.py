@@ -97,7 +97,7 @@ def _options(about: str, settings: Mapping[str, Setting], usual: Sequence[str]) 
     parser.add_argument("--batch", type=int, default=8, help="rows in an optimizer step")
     parser.add_argument("--shorter", type=int, default=1, help="divide the length of every prompt and answer by this")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--micro-tokens", type=int, default=1024, help="posttrain's tokens computed at once")
+    parser.add_argument("--micro-tokens", type=int, default=4096, help="posttrain's tokens computed at once")
     parser.add_argument("--quick", action="store_true", help="a tiny model and two rounds: does it run at all?")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     return parser

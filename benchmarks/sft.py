@@ -12,7 +12,7 @@ from typing import Any
 
 from fair import Setting, Turns, bench
 
-LEARNING_RATE = 5e-4
+LEARNING_RATE = 2e-4
 PACKED_LENGTH = 1024
 SETTINGS = {
     "padding": Setting("without gradient checkpointing"),

@@ -12,7 +12,7 @@ then all second ones), tokens along the answer. Objectives see that order and no
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,27 @@ def packed(trees: Sequence[Tree]) -> Layout:
         start, before = places[t, b]
         _collect(layout, answer, trees[t].branches[b], start, before)
     return layout
+
+
+def rounded(n: int) -> int:
+    """A number of tokens rounded up by at most a thirty-second (or to a multiple of 16), so that few numbers occur:
+    a CPU compiles its products for every shape that it meets.
+
+    >>> [rounded(n) for n in (1, 560, 2100)]
+    [16, 560, 2112]
+    """
+    grain = max(16, 1 << n.bit_length() >> 6)
+    return -(-n // grain) * grain
+
+
+def filled(layout: Layout, pad: int) -> Layout:
+    """A packed row with `pad` behind it up to a rounded length; what is added sees itself and is asked for nothing."""
+    ((row,), (positions,)) = layout.rows, layout.positions
+    more = rounded(len(row)) - len(row)
+    if not more:
+        return layout
+    segments = [*layout.segments, Segment(len(row), len(row) + more)]
+    return replace(layout, rows=[[*row, *[pad] * more]], positions=[[*positions, *range(more)]], segments=segments)
 
 
 def padded(trees: Sequence[Tree], pad: int) -> Layout:

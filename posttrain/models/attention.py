@@ -3,7 +3,8 @@
 Inside `packed_as(plan)` each segment attends to its prompt and, causally, to itself; outside it is transformers' own
 scaled-dot-product attention, so one model serves training and sampling. The packed row is cut into blocks of
 neighbouring queries: a long segment into several, so that little above the diagonal is computed, short ones together.
-Queries and keys of a block are slices of the row, not copies.
+Queries and keys of a block are slices of the row, not copies. Their numbers are rounded up, so that few shapes occur:
+a CPU compiles a product for each shape and keeps it, which would cost time and memory without end.
 
     s = scale q k^T + bias,  p = softmax(s),  o = p v
     ds = p (dp - sum(p dp)),  dp = do v^T,  dq = scale ds k,  dk = scale ds^T q,  dv = p^T do
@@ -14,7 +15,7 @@ Shapes: T tokens, H query heads, K key/value heads, D head width; a block has n 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -26,17 +27,23 @@ from posttrain.functional.layout import Segment
 
 NAME = "posttrain"
 LONGEST_BLOCK = 128  # queries
+GRAIN = 32  # queries and keys of a block are computed in multiples of it
 WASTE = 4096  # pairs of a query and a key computed for nothing rather than that another block is begun
 
 
 @dataclass(frozen=True)
 class Block:
     """Neighbouring queries and the keys that any of them sees: places in the packed row. `bias` (n, m) is -inf where a
-    query must not look."""
+    query must not look. `computed` begins with the queries and may hold more, whose results are thrown away."""
 
     queries: slice
+    computed: slice
     keys: tuple[slice, ...]
     bias: Tensor
+
+    @property
+    def n(self) -> int:
+        return int(self.queries.stop - self.queries.start)
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,11 @@ def packed_as(plan: Plan | None) -> Iterator[None]:
         _plan.reset(token)
 
 
+def plan_in_use() -> Plan | None:
+    """The plan that attention follows here."""
+    return _plan.get()
+
+
 def plan_of(segments: Sequence[Segment], device: torch.device | str = "cpu") -> Plan:
     """Cuts long segments into blocks; puts short ones that follow each other into one block while that is cheap."""
     groups: list[list[_Piece]] = []
@@ -77,7 +89,18 @@ def plan_of(segments: Sequence[Segment], device: torch.device | str = "cpu") -> 
             groups.append([piece])
             useful = pairs
     longest = max((s.prompt_end - s.prompt_start + s.end - s.start for s in segments), default=0)
-    return Plan(tuple(_block(group, device) for group in groups), longest)
+    n_tokens = max((s.end for s in segments), default=0)
+    return Plan(tuple(_block(group, n_tokens, device) for group in groups), longest)
+
+
+def rooted(plan: Plan, n: int) -> Plan:
+    """The plan where `n` more keys, which every query sees, stand before those of the row."""
+    blocks = []
+    for block in plan.blocks:
+        keys = (slice(0, n), *(slice(seen.start + n, seen.stop + n) for seen in block.keys))
+        bias = torch.cat([block.bias.new_zeros(len(block.bias), n), block.bias], 1)
+        blocks.append(replace(block, keys=keys, bias=bias))
+    return Plan(tuple(blocks), plan.longest_path + n)
 
 
 @dataclass(frozen=True)
@@ -90,11 +113,10 @@ class _Piece:
 
 
 def _pieces(segments: Sequence[Segment]) -> Iterator[_Piece]:
-    """Segments in pieces of like length."""
+    """Segments in pieces of LONGEST_BLOCK queries; the last may be shorter."""
     for s in segments:
-        n_pieces = -(-(s.end - s.start) // LONGEST_BLOCK)
-        for i in range(n_pieces):
-            start, stop = (s.start + (s.end - s.start) * j // n_pieces for j in (i, i + 1))
+        for start in range(s.start, s.end, LONGEST_BLOCK):
+            stop = min(start + LONGEST_BLOCK, s.end)
             yield _Piece(range(start, stop), range(s.prompt_start, s.prompt_end), range(s.start, stop))
 
 
@@ -118,17 +140,26 @@ def _length(slices: Sequence[slice]) -> int:
     return sum(s.stop - s.start for s in slices)
 
 
-def _block(group: list[_Piece], device: torch.device | str) -> Block:
-    keys = _union(group)
+def _rounded(places: slice, n_others: int, n_tokens: int) -> slice:
+    """The places with as many behind them as make, with `n_others`, a multiple of GRAIN, where the row has so many."""
+    more = -(places.stop - places.start + n_others) % GRAIN
+    return slice(places.start, min(places.stop + more, n_tokens))
+
+
+def _block(group: list[_Piece], n_tokens: int, device: torch.device | str) -> Block:
+    *before, last = _union(group)
+    keys = (*before, _rounded(last, _length(before), n_tokens))
+    queries = slice(group[0].queries.start, group[-1].queries.stop)
+    computed = _rounded(queries, 0, n_tokens)
     places_m = torch.cat([torch.arange(s.start, s.stop) for s in keys])
-    rows = []
+    bias = torch.zeros(computed.stop - computed.start, len(places_m))
     for piece in group:
         places_n1 = torch.arange(piece.queries.start, piece.queries.stop)[:, None]
         in_prompt = (places_m >= piece.prompt.start) & (places_m < piece.prompt.stop)
         in_own = (places_m >= piece.own.start) & (places_m <= places_n1)
-        rows.append(torch.zeros(in_own.shape).masked_fill_(~(in_prompt | in_own), float("-inf")))
-    queries = slice(group[0].queries.start, group[-1].queries.stop)
-    return Block(queries, keys, torch.cat(rows).to(device))
+        rows = slice(piece.queries.start - queries.start, piece.queries.stop - queries.start)
+        bias[rows].masked_fill_(~(in_prompt | in_own), float("-inf"))
+    return Block(queries, computed, keys, bias.to(device))
 
 
 class _PackedAttention(torch.autograd.Function):
@@ -143,7 +174,8 @@ class _PackedAttention(torch.autograd.Function):
             s = torch.bmm(qs, ks.transpose(1, 2)).mul_(scale)
             s.view(-1, *block.bias.shape).add_(block.bias)
             p = s.softmax(-1).to(s.dtype)  # sums in fp32 inside, whatever the dtype
-            o[:, block.queries] = torch.bmm(p, vs).view(len(q), -1, v.shape[2])
+            p.view(-1, *block.bias.shape)[:, block.n :] = 0  # what is computed for nothing has no gradient
+            o[:, block.queries] = torch.bmm(p, vs).view(len(q), -1, v.shape[2])[:, : block.n]
             weights.append(p)
         ctx.save_for_backward(q, k, v, *weights)
         ctx.scale, ctx.plan = scale, plan
@@ -160,14 +192,14 @@ class _PackedAttention(torch.autograd.Function):
             _add(dv, block, torch.bmm(p.transpose(1, 2), dos))
             dp = torch.bmm(dos, vs.transpose(1, 2))
             ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
-            dq[:, block.queries] = torch.bmm(ds, ks).view(len(q), -1, q.shape[2])
+            dq[:, block.queries] = torch.bmm(ds, ks).view(len(q), -1, q.shape[2])[:, : block.n]
             _add(dk, block, torch.bmm(ds.transpose(1, 2), qs))
         return dq.mul_(ctx.scale), dk.mul_(ctx.scale), dv, None, None
 
 
 def _queries(x: Tensor, block: Block, n_kv: int) -> Tensor:
     """(H, T, D) -> (K, G n, D): the queries of the G heads that share a key/value head below each other."""
-    return x[:, block.queries].reshape(n_kv, -1, x.shape[2])
+    return x[:, block.computed].reshape(n_kv, -1, x.shape[2])
 
 
 def _keys(x: Tensor, block: Block) -> Tensor:

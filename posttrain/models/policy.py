@@ -11,18 +11,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from posttrain.data.batch import Batch
-from posttrain.functional.layout import Branch, Layout, Tree, packed, padded, split_by_tokens
+from posttrain.functional.layout import Branch, Layout, Tree, filled, packed, padded, rounded, split_by_tokens
 from posttrain.functional.logps import plain_logps, token_logps
 
 from . import attention
+from .adapters import n_virtual
 from .precision import computes_in
 
 if TYPE_CHECKING:  # half a second each to import, which a run that keeps everything need not pay
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .adapters.root import Root
 
     Weights = PreTrainedModel | PeftModel
 
@@ -55,6 +59,7 @@ class Policy:
         self.model, self.tokenizer, self.adapter = model.eval(), tokenizer, adapter
         self.dtype = computes_in(dtype, self.device)
         self.pad_id, self.micro_tokens = _pad_id(tokenizer), micro_tokens
+        self.n_virtual = n_virtual(model, adapter)
         self.layout, self.why = (layout, "as asked") if layout else exact_layout(self)
 
     @property
@@ -63,8 +68,9 @@ class Policy:
 
     @property
     def context(self) -> int:
-        """The longest text the model knows positions for, in tokens."""
-        return int(getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize)
+        """The longest text the model knows positions for, in tokens, beside the virtual ones."""
+        positions = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
+        return int(positions) - self.n_virtual
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
@@ -104,33 +110,53 @@ class Policy:
             return self._logps(trees, "padded")
 
     def _logps(self, trees: Sequence[Tree], way: str) -> tuple[Tensor, Tensor]:
-        layout = packed(trees) if way == "packed" else padded(trees, self.pad_id)
+        layout = filled(packed(trees), self.pad_id) if way == "packed" else padded(trees, self.pad_id)
         at, targets, answers = (
             torch.tensor(x, dtype=torch.long, device=self.device)
             for x in (layout.predict_at, layout.targets, layout.answers)
         )
         with self.precision(), self.answering():
             if way == "logits":
-                logits = self.model(**self._inputs(layout)).logits.flatten(0, 1)
+                logits = self.model(**self._inputs(layout)).logits[:, -len(layout.rows[0]) :].flatten(0, 1)
                 return plain_logps(logits[at], targets), answers
+            root = self.root()
             plan = attention.plan_of(layout.segments, self.device) if way == "packed" else None
+            if plan and root:
+                plan = attention.rooted(plan, self.n_virtual)
             with attention.packed_as(plan):
-                hidden = self._backbone()(**self._inputs(layout, mask=way != "packed")).last_hidden_state
-            head = self.model.get_output_embeddings()
-            return token_logps(hidden.flatten(0, 1)[at], head.weight, targets, head.bias), answers
+                hidden = self._backbone()(**self._inputs(layout, way != "packed", root)).last_hidden_state
+            head, n = self.model.get_output_embeddings(), len(at)
+            at, targets = (F.pad(x, (0, rounded(n) - n)) for x in (at, targets))  # few shapes: see `layout.rounded`
+            return token_logps(hidden.flatten(0, 1)[at], head.weight, targets, head.bias)[:n], answers
+
+    def causal(self) -> Any:
+        """The model with its head, and without what puts virtual tokens before a text: `root` stands for them."""
+        return self.model.get_base_model() if is_adapted(self.model) else self.model
+
+    def root(self) -> "Root | None":
+        """The keys and values of the adapter's virtual tokens, if it has any."""
+        if not self.n_virtual:
+            return None
+        from .adapters.root import root_of
+
+        return root_of(self.model)
 
     def _backbone(self) -> nn.Module:
         """The model below the head."""
-        causal: Any = self.model.get_base_model() if is_adapted(self.model) else self.model
+        causal = self.causal()
         return getattr(causal, str(causal.base_model_prefix))
 
-    def _inputs(self, layout: Layout, mask: bool = True) -> dict[str, Tensor | bool]:
+    def _inputs(self, layout: Layout, mask: bool = True, root: "Root | None" = None) -> dict[str, Any]:
         ids = torch.tensor(layout.rows, device=self.device)
-        positions = torch.tensor(layout.positions, device=self.device)
-        inputs: dict[str, Tensor | bool] = {"input_ids": ids, "position_ids": positions, "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+        n_before = self.n_virtual if root else 0
+        if root or not self.n_virtual:  # PEFT counts positions for virtual tokens itself
+            inputs["position_ids"] = torch.tensor(layout.positions, device=self.device) + n_before
+        if root:
+            inputs["past_key_values"] = root
         if mask:
-            lengths = torch.tensor(layout.lengths, device=self.device)
-            inputs["attention_mask"] = (torch.arange(ids.shape[1], device=self.device) < lengths[:, None]).long()
+            lengths = torch.tensor(layout.lengths, device=self.device) + n_before
+            inputs["attention_mask"] = (torch.arange(ids.shape[1] + n_before, device=self.device) < lengths[:, None]).long()
         return inputs
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
