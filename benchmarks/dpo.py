@@ -30,19 +30,21 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 def posttrain_side(args: argparse.Namespace, turns: Turns) -> None:
-    from ours import policy, train
+    from ours import policy, source_of, train
     from workload import BETA, held_out_dpo, rows, settle
 
+    from posttrain.engine.reference import Remembered
     from posttrain.methods.objectives.dpo import DPO
     from posttrain.models.policy import Models
 
     told = settle(args)
-    models = Models(policy(args), policy(args, REFERENCE_SEED))
-    assert models.reference is not None
-    models.reference.model.requires_grad_(False)
+    reference = policy(args, REFERENCE_SEED)
+    reference.model.requires_grad_(False)
+    trees = source_of(args, rows(args, 2)).trees
+    models = Models(policy(args), Remembered(reference, trees))  # as a training of several epochs does
     turns.wait(**told, computes_in=models.policy.dtype)
     train(args, turns, DPO(beta=BETA), models, rows(args, 2), LEARNING_RATE)
-    both = models.policy.model, models.reference.model
+    both = models.policy.model, reference.model
     turns.end(lambda: held_out_dpo(*both, rows(args, 2, seed=1, n=args.batch)))
 
 
