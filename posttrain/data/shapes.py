@@ -1,7 +1,7 @@
 """From the layout of a file to the shape that a method reads.
 
 A row is parsed into what it is by nature, then converted: a pair is a conversation by its chosen answer, and two
-labelled answers; a conversation is a prompt whose answer is its last message.
+labelled answers; a ranking is all its pairs; a conversation is a prompt whose answer is its last message.
 """
 
 import difflib
@@ -10,67 +10,107 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.schema.errors import DataError
-from posttrain.schema.rows import Conversation, Labelled, Pair, Prompt, Row, Text, prompt_messages
+from posttrain.schema.rows import Conversation, Labelled, Messages, Pair, Prompt, Row, Text, prompt_messages
 
-from .columns import ALIASES, Roles, find_roles, given_roles, named
-from .layouts import ASIDE, LAYOUTS, Cells, Layout, LeftOut, asked, thumb
+from .cells import Cells, LeftOut, asked
+from .columns import ALIASES, Roles, filled, find_roles, given_roles, is_pattern, named
+from .judged import Ranked, Steps, are_lists, thumb
+from .layouts import ASIDE, LAYOUTS, Layout, Nature
+from .record import NotReadable
+from .tools import tools_of
 
 
-def _as_conversation(row: Row, cells: Cells) -> tuple[Row, ...]:
+def _as_conversation(row: Nature, cells: Cells) -> tuple[Row, ...]:
     match row:
-        case Conversation(messages=messages):
-            return (Conversation(messages, cells.text("task")),)
-        case Pair(prompt=prompt, chosen=answer) | Labelled(prompt=prompt, completion=answer, good=True):
-            return (Conversation(prompt + answer, cells.text("task")),)
+        case Conversation(messages=messages, tools=tools, template_options=options):
+            return (Conversation(messages, cells.text("task"), tools, options),)
+        case (
+            Pair(prompt=prompt, chosen=answer, tools=tools)
+            | Labelled(prompt=prompt, completion=answer, good=True, tools=tools)
+        ):
+            return (Conversation(prompt + answer, cells.text("task"), tools),)
+        case Ranked(prompt=prompt, answers=(best, *_), tools=tools):
+            return (Conversation(prompt + best, cells.text("task"), tools),)
+        case Steps(prompt=prompt, steps=steps, right=right) if all(right):
+            return (Conversation(prompt + row.upto(len(steps)), cells.text("task")),)
         case Labelled():
             raise LeftOut("the answer has a thumb down")
-    raise LeftOut("the last message is not the assistant's")
+        case Steps():
+            raise LeftOut("a step is wrong")
+    return _tokens(row, "the last message is not the assistant's")
 
 
-def _as_labelled(row: Row, cells: Cells) -> tuple[Row, ...]:
-    match row:
-        case Pair(prompt=prompt, chosen=chosen, rejected=rejected):
-            return (Labelled(prompt, chosen, True), Labelled(prompt, rejected, False))
+def _tokens(row: Nature, why_not: str) -> tuple[Row, ...]:
+    """Token ids as they are; anything else is left out."""
+    if isinstance(row, Prompt | Ranked | Steps):
+        raise LeftOut(why_not)
     return (row,)
 
 
-def _as_prompt(row: Row, cells: Cells) -> tuple[Row, ...]:
+def _as_labelled(row: Nature, cells: Cells) -> tuple[Row, ...]:
+    match row:
+        case Pair(prompt=prompt, chosen=chosen, rejected=rejected, tools=tools):
+            return (Labelled(prompt, chosen, True, tools), Labelled(prompt, rejected, False, tools))
+        case Steps():
+            return row.labelled()
+    return _tokens(row, "it has no thumb")
+
+
+def _as_pair(row: Nature, cells: Cells) -> tuple[Row, ...]:
+    if isinstance(row, Ranked):
+        if not (pairs := row.pairs()):
+            raise LeftOut("all answers are equally good")
+        return pairs
+    return _tokens(row, "it has no second answer")
+
+
+def _as_prompt(row: Nature, cells: Cells) -> tuple[Row, ...]:
     answer = _last_answer(row) if cells.get("answer") is None else cells.text("answer")
     plain = None if cells.get("plain") is None else cells.text("plain")
     others = {name: value for name, value in cells.columns.items() if name not in cells.roles.values()}
-    return (Prompt(asked(prompt_messages(row)), answer, cells.text("task"), plain, others),)
+    told = (cells.tools(), cells.template_options())
+    return (Prompt(asked(_asked_in(row)), answer, cells.text("task"), plain, others, *told),)
 
 
-def _last_answer(row: Row) -> str | None:
+def _asked_in(row: Nature) -> Messages:
+    return row.prompt if isinstance(row, Ranked | Steps) else prompt_messages(row)
+
+
+def _last_answer(row: Nature) -> str | None:
     match row:
         case Conversation(messages=(*_, last)) | Pair(chosen=(last,)) | Labelled(completion=(last,), good=True):
+            return last.content
+        case Ranked(answers=((last,), *_)):
             return last.content
     return None
 
 
-def _as_it_is(row: Row, cells: Cells) -> tuple[Row, ...]:
-    return (row,)
+def _as_text(row: Nature, cells: Cells) -> tuple[Row, ...]:
+    return _tokens(row, "it has no text")
 
 
-CONVERSIONS: dict[type[Row], Callable[[Row, Cells], tuple[Row, ...]]] = {
+CONVERSIONS: dict[type[Row], Callable[[Nature, Cells], tuple[Row, ...]]] = {
     Conversation: _as_conversation,
     Labelled: _as_labelled,
     Prompt: _as_prompt,
-    Pair: _as_it_is,
-    Text: _as_it_is,
+    Pair: _as_pair,
+    Text: _as_text,
 }
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """A layout and the columns that play its roles, for rows of one file."""
+    """A layout and the columns that play its roles, for rows of one file. `patterns` are filled from several columns."""
 
     layout: Layout
     roles: Roles
     shape: type[Row]
+    patterns: tuple[str, ...] = ()
 
     def convert(self, columns: Mapping[str, Any]) -> tuple[Row, ...]:
         """A row's columns as rows of the shape asked for. Raises NotReadable or LeftOut."""
+        if self.patterns:
+            columns = {**columns, **{pattern: filled(pattern, columns) for pattern in self.patterns}}
         cells = Cells(columns, self.roles)
         return CONVERSIONS[self.shape](self.layout.parse(cells), cells)
 
@@ -79,20 +119,43 @@ def recognise(sample: Sequence[Mapping[str, Any]], shape: type[Row], said: Mappi
     """How rows like the `sample` are read as `shape`; the user's map of columns goes first. Raises DataError."""
     columns = list(dict.fromkeys(name for row in sample for name in row))
     given = given_roles(said, columns, place)
-    found = find_roles(name for name in columns if name not in given.values())
-    if not _all_thumbs(row.get(found.get("label", "")) for row in sample):
-        found.pop("label", None)
+    found = _believed(find_roles(name for name in columns if name not in given.values()), sample)
     aside = {role: found[role] for role in ASIDE if role in found}
     for roles in ({**aside, **given}, {**found, **given}) if given else (found,):
         for layout in LAYOUTS:
             if shape in layout.serves and layout.fits(roles):
-                return Recognised(layout, layout.of(roles), shape)
+                patterns = tuple(column for column in given.values() if is_pattern(column, columns))
+                return Recognised(layout, layout.of(roles), shape, patterns)
     raise DataError(_unrecognised(columns, found, shape, place))
+
+
+def _believed(found: dict[str, str], sample: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The roles without those that the cells do not bear out: labels of classes, answers that are one text."""
+
+    def cells(role: str) -> list[Any]:
+        return [row.get(found.get(role, "")) for row in sample]
+
+    if are_lists(cells("completion")):  # answers in their order, as some tools write preferences
+        found["answers"] = found.pop("completion")
+    elif not are_lists(cells("answers")):
+        found.pop("answers", None)
+    if not _all_thumbs(cells("label")):
+        found.pop("label", None)
+    if not _all_tools(cells("tools")):
+        found.pop("tools", None)
+    return found
 
 
 def _all_thumbs(labels: Iterable[Any]) -> bool:
     """Whether a column of labels is one of thumbs (and not of classes)."""
     return all(thumb(label) is not None for label in labels if label is not None)
+
+
+def _all_tools(cells: Iterable[Any]) -> bool:
+    try:
+        return all(tools_of(cell) is not None for cell in cells)
+    except (NotReadable, RecursionError):
+        return False
 
 
 NEEDED: dict[type[Row], tuple[str, tuple[str, ...]]] = {

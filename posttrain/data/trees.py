@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from posttrain.functional.layout import Branch, Tree
 from posttrain.schema.errors import DataError
-from posttrain.schema.rows import Conversation, Pair, Row, Text
+from posttrain.schema.rows import Conversation, Pair, Row, Text, Tokenised, TokenisedPair
 
 from .chat import ChatFormat, Tokens
 
@@ -23,20 +23,25 @@ class Planted:
     cut: int
     dropped: int
     decisions: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    n_skipped: int = 0
 
     @property
     def n_trained(self) -> int:
         return sum(branch.n_trained() for tree in self.trees for branch in tree.branches)
 
     def facts(self) -> dict[str, int | list[str]]:
-        """What an artifact records of the rows it was trained on."""
+        """What an artifact records of the rows it was trained on, and of those that could not be read."""
         counts = {
             "rows": self.rows,
             "rows_cut": self.cut,
             "rows_dropped": self.dropped,
             "trained_tokens": self.n_trained,
         }
-        return {"data": list(self.decisions), **counts}
+        facts: dict[str, int | list[str]] = {"data": list(self.decisions), **counts}
+        if self.n_skipped:
+            facts |= {"rows_skipped": self.n_skipped, "skipped": list(self.skipped)}
+        return facts
 
 
 def plant(rows: Sequence[Row], form: ChatFormat, max_length: int, decisions: Sequence[str] = ()) -> Planted:
@@ -70,8 +75,24 @@ def _grow(row: Row, form: ChatFormat, max_length: int) -> Iterator[Tree]:
             if asked != asked_again:
                 raise DataError("The chat template renders one prompt in two ways, so its answers cannot share it.")
             yield Tree(tuple(asked), (_all_trained(good), _all_trained(bad)))
+        case Tokenised(ids=ids, trained=trained):
+            tokens = Tokens(_known(ids, form), trained)
+            yield from _pieces(tokens, max_length) if all(trained[1:]) else (_learn(tokens),)
+        case TokenisedPair(prompt=ids, chosen=chosen, rejected=rejected):
+            branches = tuple(_all_trained(_known(answer, form)) for answer in (chosen, rejected))
+            yield Tree(_known(ids, form), branches)
         case _:
             raise DataError(f"Rows of shape {type(row).__name__} hold no answer to learn.")
+
+
+def _known(ids: tuple[int, ...], form: ChatFormat) -> tuple[int, ...]:
+    """Token ids that another program made. Raises DataError for one that the tokenizer does not have."""
+    if max(ids) >= len(form.tokenizer):
+        raise DataError(
+            f"The rows hold the token {max(ids)}, but the tokenizer has {len(form.tokenizer)}. "
+            "Make the rows again with the tokenizer of this model, or give them as text."
+        )
+    return ids
 
 
 def _learn(tokens: Tokens) -> Tree:

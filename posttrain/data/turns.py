@@ -1,4 +1,4 @@
-"""Messages, however they are written: role/content, from/value, one string, blocks, a whole dialogue in a string.
+"""Messages, however they are written: role/content, from/value, one string, blocks, pairs, a whole dialogue in a string.
 
 Everything here raises `NotReadable` with what is wrong; the reader adds file and line.
 """
@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from posttrain.schema.errors import nearest
-from posttrain.schema.rows import Message, Messages
+from posttrain.schema.rows import Message, Messages, ToolCall
 
-from .containers import kind, shown
+from .record import NotReadable, kind, shown, text_of
+from .tools import calls_of, is_call, parsed
 
 ROLE_NAMES = {
     "system": "system",
@@ -25,34 +26,25 @@ ROLE_NAMES = {
     "bot": "assistant",
     "model": "assistant",
     "function_call": "assistant",
+    "tool_call": "assistant",
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
     "function_response": "tool",
+    "tool_response": "tool",
 }
 """What data sets call a role -> what we call it."""
+IN_TURN = ("system", "user", "assistant")
+"""The order in which an object with a key for every role is spoken."""
+LEARNT = ("loss", "loss_weight", "loss_scale", "weight", "train", "training")
+"""Keys that say whether a turn is learnt; `masked` says the opposite."""
+SWITCHES = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+TEXT_BLOCKS = ("text", "input_text", "output_text", "refusal")
+REASONING = ("reasoning", "thinking")
+CALL_BLOCKS = ("tool_use", "tool_call", "function_call")
 
 DIALOGUE_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 """Where a turn begins in a dialogue that is written as one string (hh-rlhf)."""
-
-
-class NotReadable(ValueError):
-    """A row that cannot be read; the message says why."""
-
-
-def text_of(value: Any, what: str) -> str:
-    """A value as text: a string, or a number as it is written. `what` names it in errors."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        raise NotReadable(f"{what} must be text, this is {kind(value)}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise NotReadable(
-            f"{what} holds a byte or half a character that is no Unicode, at {error.start + 1}"
-        ) from error
-    return value
 
 
 def messages_of(value: Any, what: str, role: str) -> Messages:
@@ -62,9 +54,9 @@ def messages_of(value: Any, what: str, role: str) -> Messages:
     if isinstance(value, str) and is_dialogue(value):
         return dialogue(value)
     if isinstance(value, Mapping):
-        return (_message(value, what),)
+        return _turn(value, what)
     if isinstance(value, list | tuple):
-        return tuple(_message(turn, f"{what}[{n}]") for n, turn in enumerate(value))
+        return tuple(message for n, turn in enumerate(value) for message in _turn(turn, f"{what}[{n}]"))
     if not role:
         raise NotReadable(f"{what} must be a list of messages, this is {kind(value)}")
     return (Message(role, text_of(value, what)),)
@@ -72,7 +64,7 @@ def messages_of(value: Any, what: str, role: str) -> Messages:
 
 def _unpacked(text: str) -> Any:
     """A list of messages that went through a CSV file as JSON; any other text stays text."""
-    turns = _json(text)
+    turns = parsed(text)
     written_as = ({"role", "content"}, {"from", "value"})
     if isinstance(turns, list) and all(
         isinstance(t, dict) and any(t.keys() >= keys for keys in written_as) for t in turns
@@ -81,25 +73,48 @@ def _unpacked(text: str) -> Any:
     return text
 
 
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _message(turn: Any, what: str) -> Message:
+def _turn(turn: Any, what: str) -> Messages:
+    """The messages of one turn: several where results of tools stand in a turn of the user, or all roles in one
+    object."""
     if not isinstance(turn, Mapping):
         raise NotReadable(f"{what} must be an object with a role and content, this is {kind(turn)}")
     name = _either(turn, "role", "from")
+    if name is None and (spoken := {ROLE_NAMES[key]: said for key, said in turn.items() if key in ROLE_NAMES}):
+        said = [(role, spoken[role]) for role in IN_TURN if spoken.get(role) is not None]
+        return tuple(Message(role, text_of(text, f"the {role} of {what}")) for role, text in said)
     if not isinstance(name, str):
         raise NotReadable(f"the role of {what} must be text, this is {kind(name)}")
-    role = ROLE_NAMES.get(name.strip().lower())
+    name = name.strip().lower()
+    role = ROLE_NAMES.get(name)
     if role is None:
         raise NotReadable(f"{what} has the unknown role {shown(name)}. {nearest(name[:40], ROLE_NAMES)}")
-    if turn.get("tool_calls"):
-        raise NotReadable(f"{what} has `tool_calls`, which have no text. Write them into its content")
-    return Message(role, _content(_either(turn, "content", "value"), what))
+    return _spoken(turn, role, name, what)
+
+
+def _spoken(turn: Mapping[str, Any], role: str, name: str, what: str) -> Messages:
+    """The messages of a turn with a role; `name` is what the data set calls it."""
+    content = _either(turn, "content", "value")
+    calls: tuple[ToolCall, ...] = ()
+    for key in ("tool_calls", "function_call"):
+        if turn.get(key):
+            calls += calls_of(turn[key], what)
+    if name in ("function_call", "tool_call") and is_call(content):
+        calls, content = calls + calls_of(content, what), None
+    results: Messages = ()
+    reasoning = next((text_of(turn[key], f"the reasoning of {what}") for key in _reasoning(turn)), "")
+    if isinstance(content, list) and (role != "tool" or all(_is_block(block) for block in content)):
+        said, thought, more, results = _blocks(content, what)
+        reasoning, calls = reasoning or thought, calls + more
+    elif content is None and calls:
+        said = ""
+    elif role == "tool" and isinstance(content, Mapping | list):
+        said = json.dumps(content, ensure_ascii=False)
+    else:
+        said = text_of(content, f"the content of {what}")
+    if results and not (said or calls):
+        return results
+    of_tool = {key: turn[key] for key in ("tool_call_id", "name") if role == "tool" and isinstance(turn.get(key), str)}
+    return (*results, Message(role, said, reasoning, calls, trained=_trained(turn, role, what), **of_tool))
 
 
 def _either(turn: Mapping[str, Any], name: str, other: str) -> Any:
@@ -107,19 +122,63 @@ def _either(turn: Mapping[str, Any], name: str, other: str) -> Any:
     return turn.get(other) if turn.get(name) is None else turn[name]
 
 
-def _content(value: Any, what: str) -> str:
-    """The text of a message: a string, or a list of blocks that are all text."""
-    if not isinstance(value, list):
-        return text_of(value, f"the content of {what}")
-    return "".join(_block(block, what) for block in value)
+def _reasoning(turn: Mapping[str, Any]) -> list[str]:
+    return [key for key in ("reasoning_content", *REASONING) if isinstance(turn.get(key), str)]
 
 
-def _block(block: Any, what: str) -> str:
-    if not isinstance(block, Mapping):
-        raise NotReadable(f"{what} has a content block that is {kind(block)}")
-    if block.get("type") != "text":
-        raise NotReadable(f"{what} has a content block that is no text, but of type {shown(block.get('type'))}")
-    return text_of(_either(block, "text", "value"), f"a content block of {what}")
+def _is_block(block: Any) -> bool:
+    return isinstance(block, Mapping) and isinstance(block.get("type"), str)
+
+
+def _blocks(blocks: list[Any], what: str) -> tuple[str, str, tuple[ToolCall, ...], Messages]:
+    """(text, reasoning, calls, results of tools) of the blocks of a message."""
+    text, reasoning = "", ""
+    calls: tuple[ToolCall, ...] = ()
+    results: list[Message] = []
+    for block in blocks:
+        type_ = block.get("type") if isinstance(block, Mapping) else None
+        if not isinstance(block, Mapping):
+            raise NotReadable(f"{what} has a content block that is {kind(block)}")
+        if type_ in TEXT_BLOCKS:
+            text += text_of(_first(block, "text", "value", "refusal"), f"a content block of {what}")
+        elif type_ in REASONING:
+            reasoning += text_of(_first(block, *REASONING, "value", "text"), f"the reasoning of {what}")
+        elif type_ in CALL_BLOCKS:
+            calls += calls_of(block if "name" in block else _first(block, "value", "function"), what)
+        elif type_ == "tool_result":
+            results.append(_result(block, what))
+        else:
+            raise NotReadable(f"{what} has a content block that is no text, but of type {shown(type_)}")
+    return text, reasoning, calls, tuple(results)
+
+
+def _first(block: Mapping[str, Any], *names: str) -> Any:
+    return next((block[name] for name in names if block.get(name) is not None), None)
+
+
+def _result(block: Mapping[str, Any], what: str) -> Message:
+    content = block.get("content")
+    if isinstance(content, list):
+        content = _blocks(content, what)[0]
+    said = "" if content is None else text_of(content, f"the tool result of {what}")
+    id = block.get("tool_use_id")
+    return Message("tool", said, tool_call_id=id if isinstance(id, str) else "")
+
+
+def _trained(turn: Mapping[str, Any], role: str, what: str) -> bool | None:
+    """Whether a turn is learnt, where it says so and it is not so anyway."""
+    said = {key: turn[key] for key in (*LEARNT, "masked") if turn.get(key) is not None}
+    if turn.get("train_detail"):
+        raise NotReadable(f"{what} has `train_detail`, a mask of characters. Say `train` of whole turns instead")
+    if not said:
+        return None
+    key, value = next(iter(said.items()))
+    switch = SWITCHES.get(str(value).lower()) if isinstance(value, str | int | float) else None
+    if switch is None:
+        told = str(value)[:20] if isinstance(value, int | float) else shown(value)
+        raise NotReadable(f"{what} has `{key}: {told}`, but a turn is learnt or not. Write 1 or 0")
+    learnt = switch != (key == "masked")
+    return None if learnt == (role == "assistant") else learnt
 
 
 def is_dialogue(text: str) -> bool:
@@ -137,17 +196,18 @@ def dialogue(text: str) -> Messages:
 
 
 def history_of(value: Any) -> Messages:
-    """The earlier turns of alpaca's `history`: a list of [question, answer]."""
+    """The earlier turns beside a prompt: a list of [question, answer], or of messages."""
     if isinstance(value, str):
-        value = _json(value) if value.strip() else []
+        value = parsed(value) if value.strip() else []
     if not isinstance(value, list):
         raise NotReadable(f"the history must be a list of [question, answer], this is {kind(value)}")
     turns: list[Message] = []
-    for pair in value:
-        if not isinstance(pair, list) or len(pair) != 2:
+    for n, pair in enumerate(value):
+        if isinstance(pair, Mapping):
+            turns += _turn(pair, f"history[{n}]")
+        elif isinstance(pair, list) and len(pair) == 2:
+            spoken = zip(("user", "assistant"), pair, strict=True)
+            turns += [Message(role, text_of(said, "the history")) for role, said in spoken]
+        else:
             raise NotReadable("the history must be a list of [question, answer]")
-        turns += [
-            Message("user", text_of(pair[0], "the history")),
-            Message("assistant", text_of(pair[1], "the history")),
-        ]
     return tuple(turns)

@@ -8,10 +8,11 @@ import glob
 import json
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from posttrain.data.files import is_row_file, parted, row_files
+from posttrain.data.hub import HUB_NAME, from_hub
 from posttrain.schema.artifacts import MANIFEST, Dataset, Model, hash_of
 from posttrain.schema.errors import Damaged, DataError, ModelError, nearest
 from posttrain.schema.settings import Rows
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 LAB = "lab"
 MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*.gguf")
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-ROW_FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 
 
 def model(store: "Store", name: str) -> Model:
@@ -129,47 +129,48 @@ def _from_hub(name: str) -> Path:
 def dataset(store: "Store", rows: Rows) -> Dataset:
     """The dataset that `rows` names: `path` is a folder and `files` the files to read in it, by name and in order."""
     if rows.path.startswith(f"{LAB}:"):
-        found = _files(store, [_lab_rows(store, rows.path.removeprefix(f"{LAB}:"))])
-    else:
-        found = _rows(store, rows.path)
-    if not rows.columns and rows.take is None:
-        return found
-    digest = hash_of([found.digest, rows.columns, rows.take])
-    return replace(found, digest=digest, columns=dict(rows.columns), take=rows.take)
+        return _files(store, [_lab_rows(store, rows.path.removeprefix(f"{LAB}:"))]).read_as(rows.reading())
+    path, part, n = parted(rows.path)
+    found = _rows(store, path, part)
+    said = rows.reading()
+    if n is not None:
+        said["take"] = min(n, said.get("take", n))
+    if part and Path(path).expanduser().is_file():
+        said["part"] = part
+    return found.read_as(said)
 
 
-def _rows(store: "Store", name: str) -> Dataset:
+def _rows(store: "Store", name: str, part: str) -> Dataset:
     path = Path(name).expanduser()
     if path.is_dir():
-        return _folder_rows(store, path)
-    if path.is_file():
-        return _files(store, [path])
-    if glob.has_magic(name):
-        if paths := [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]:
-            return _files(store, paths)
-        raise DataError(f"No file fits {name!r}. Look with `ls {path.parent}`, then mend the pattern.")
+        return _folder_rows(store, path, part)
+    if path.is_file() or glob.has_magic(name):
+        return _files(store, row_files(path, part))
     if made := [artifact for artifact in store.lookup(name) if isinstance(artifact, Dataset)]:
+        if part:
+            raise DataError(f"The rows {name!r} were made by a stage and have no split {part!r}. Leave '#{part}' out.")
         return made[0]
+    if "://" in name:
+        raise DataError(f"Rows are not read over a network, so {name!r} is not. Copy it here and name the copy.")
+    if HUB_NAME.fullmatch(name) and not path.parent.is_dir() and not is_row_file(path):
+        return _folder_rows(store, from_hub(name, part), part)
     raise DataError(f"There is no file {name!r}. {_neighbours(path)}")
 
 
-def _folder_rows(store: "Store", folder: Path) -> Dataset:
+def _folder_rows(store: "Store", folder: Path, part: str) -> Dataset:
     from .store import load
 
-    if (folder / MANIFEST).is_file():
-        try:
-            made = load(folder)
-        except Damaged as damage:
-            raise DataError(f"{damage} Make it again, or copy it again from where it came.") from damage
-        if isinstance(made, Dataset):
-            return made
-        raise DataError(f"{folder} holds a {made.kind}, not rows. Name a folder of rows.")
-    paths = [p for p in sorted(folder.iterdir()) if p.suffix in ROW_FILES and not p.name.startswith(".")]
-    if not paths:
-        raise DataError(
-            f"The folder {folder} has no file of rows. Name a file, or put one of {' '.join(ROW_FILES)} there."
-        )
-    return _files(store, paths)
+    if not (folder / MANIFEST).is_file():
+        return _files(store, row_files(folder, part))
+    try:
+        made = load(folder)
+    except Damaged as damage:
+        raise DataError(f"{damage} Make it again, or copy it again from where it came.") from damage
+    if isinstance(made, Dataset) and not part:
+        return made
+    raise DataError(
+        f"{folder} holds a {made.kind}, not {f'splits like {part!r}' if part else 'rows'}. Name a folder of rows."
+    )
 
 
 def _files(store: "Store", paths: list[Path]) -> Dataset:

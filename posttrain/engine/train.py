@@ -1,10 +1,12 @@
 """Training as a stage: any objective, run by the one loop, with the same settings."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import create_model
 
+from posttrain.data.mix import mixed
 from posttrain.data.read import read
 from posttrain.data.trees import Planted, plant
 from posttrain.models import adapters
@@ -80,9 +82,12 @@ class Training(Computing, Stepping, Stage):
 
     def _rows(self, model: Model, policy: Policy, data: tuple[Dataset, ...], job: Job) -> Planted:
         readings = [read(dataset, self.objective.reads) for dataset in data]
-        rows = [row for reading in readings for row in reading.rows]
+        sets = [reading.rows for reading in readings]
+        rows, mix = mixed(sets, [each.weight for each in data], [each.epochs for each in data], job.seed)
         longest = min(self.max_length, policy.context)
-        planted = plant(rows, load_format(model, policy.tokenizer), longest, [r.decision for r in readings])
+        planted = plant(rows, load_format(model, policy.tokenizer), longest, [*(r.decision for r in readings), *mix])
+        skipped = tuple(line for reading in readings for line in reading.skipped)
+        planted = replace(planted, skipped=skipped, n_skipped=sum(reading.n_skipped for reading in readings))
         for line in planted.decisions:
             job.note(line)
         if planted.dropped or planted.cut:

@@ -109,8 +109,9 @@ def name_of(method: type[Settings]) -> str:
 
 def plain(value: Any) -> Any:
     """A value as a recipe would hold it: artifacts and paths become their places."""
-    if isinstance(value, Dataset) and (value.columns or value.take):
-        return {"path": str(value.path), "columns": dict(value.columns), "take": value.take}
+    if isinstance(value, Dataset) and (said := value.reading()):
+        part = said.pop("part", "")
+        return {"path": f"{value.path}#{part}" if part else str(value.path), **said}
     if isinstance(value, Artifact):
         return str(value.path)
     if isinstance(value, Path):

@@ -79,12 +79,10 @@ def given(step: Step, made: Mapping[str, Artifact], outside: Outside) -> dict[st
 
 
 def _taken(artifact: Artifact, source: Input) -> Artifact:
-    """What an earlier step made, read as its `columns` and `take` say."""
-    rows = source.rows
-    if rows is None or not isinstance(artifact, Dataset) or not (rows.columns or rows.take):
+    """What an earlier step made, read as the recipe says."""
+    if source.rows is None or not isinstance(artifact, Dataset):
         return artifact
-    digest = hash_of([artifact.digest, rows.columns, rows.take])
-    return replace(artifact, digest=digest, columns=rows.columns, take=rows.take)
+    return artifact.read_as(source.rows.reading())
 
 
 def find_outside(plan: Plan, store: Store) -> tuple[Outside, list[Problem]]:

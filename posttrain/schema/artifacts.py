@@ -7,7 +7,7 @@ decides whether it is done again. The *digest* is of the bytes that came out; it
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,11 +68,30 @@ class Model(Artifact):
 
 @dataclass(frozen=True)
 class Dataset(Artifact):
-    """Rows in files. `columns` is the map given by the user, `take` how many rows to read."""
+    """Rows in files. The other fields say how they are read: as in `settings.Rows`, and which `part` of a file."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
     take: int | None = None
+    part: str = ""
+    header: bool | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+    min_chars: int | None = None
+    max_chars: int | None = None
+    deduplicate: str | None = None
+    on_bad_row: str = "stop"
+    weight: float | None = None
+    epochs: float = 1.0
     kind: ClassVar[str] = "dataset"
+
+    def read_as(self, said: Mapping[str, Any]) -> "Dataset":
+        """The same rows, read as said: fields by name. What changes the rows changes the digest."""
+        return replace(self, digest=hash_of([self.digest, said]), **said) if said else self
+
+    def reading(self) -> dict[str, Any]:
+        """How the rows are read, where that is not the usual way: fields by name."""
+        usual = Dataset(self.path, self.digest)
+        own = [field.name for field in fields(Dataset) if field not in fields(Artifact)]
+        return {name: getattr(self, name) for name in own if getattr(self, name) != getattr(usual, name)}
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,18 @@ def prompt_messages(row: Row) -> Messages:
             return prompt
 
 
+def messages_in(row: Row) -> Messages:
+    """All messages of a row, answers included."""
+    match row:
+        case Conversation(messages=messages) | Prompt(messages=messages):
+            return messages
+        case Pair(prompt=prompt, chosen=chosen, rejected=rejected):
+            return prompt + chosen + rejected
+        case Labelled(prompt=prompt, completion=completion):
+            return prompt + completion
+    return ()
+
+
 def fingerprint(row: Row) -> str:
     """Twelve hex digits that name what a row asks, so that training and measuring on the same prompt is noticed."""
     return hashlib.sha256(_asked(row).encode()).hexdigest()[:12]

@@ -7,7 +7,7 @@ an input; the planner turns it into an artifact before the method runs.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -29,15 +29,55 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+class Range(Settings):
+    """Numbers from `min` to `max`, either of which may be left out."""
+
+    min: float | None = None
+    """The smallest number that fits."""
+    max: float | None = None
+    """The largest number that fits."""
+
+
+Value = bool | int | float | str
+Condition = Value | list[Value] | Range
+
+
+def _as_names(value: Any) -> Any:
+    """A column without a name is called by its number, which recipes write as one."""
+    return {role: str(name) for role, name in value.items()} if isinstance(value, dict) else value
+
+
 class Rows(Settings):
-    """One source of rows: a file, a folder, `lab:NAME`, or a dataset that an earlier stage made."""
+    """One source of rows: a file, a folder or one of its splits, a Hub data set, `lab:NAME`, or an earlier stage."""
 
     path: str
-    """Where the rows are: a file, a folder, `lab:NAME`, or the name of an earlier stage."""
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Which column plays which role, as `role: column`, where the shape is not recognised by itself."""
+    """Where the rows are: a file, a folder, a pattern, `org/name` of the Hub, `lab:NAME`, or the name of an earlier
+    stage; `#SPLIT` or `#SPLIT:ROWS` behind it names a split and how many rows of it."""
+    columns: Annotated[dict[str, str], BeforeValidator(_as_names)] = Field(default_factory=dict)
+    """Which column plays which role, as `role: column` or `role: "{column} and {column}"`, where the shape is not
+    recognised by itself."""
+    header: bool | None = None
+    """Whether the first line of a CSV file names its columns; found out by itself if not given."""
     take: int | None = Field(None, ge=1)
     """How many rows to read, from the start; all if not given."""
+    where: dict[str, Condition] = Field(default_factory=dict)
+    """Which rows to keep, as `column: value`, `column: [values]` or `column: {min: 1, max: 5}`."""
+    min_chars: int | None = Field(None, ge=0)
+    """Leave out rows with fewer characters than this."""
+    max_chars: int | None = Field(None, ge=1)
+    """Leave out rows with more characters than this."""
+    deduplicate: Literal["exact", "near"] | None = None
+    """Leave out rows that an earlier one equals, or nearly equals."""
+    on_bad_row: Literal["stop", "skip"] = "stop"
+    """Stop before anything is done when a row cannot be read, or skip it and report it."""
+    weight: float | None = Field(None, gt=0)
+    """How much of a mix of several sources is from this one, in proportion to the weights of the others."""
+    epochs: float = Field(1.0, gt=0)
+    """How often the rows of this source are used in one pass; in a mix by weights, how often at most."""
+
+    def reading(self) -> dict[str, Any]:
+        """Everything but the path that was said, as plain JSON."""
+        return self.model_dump(mode="json", exclude={"path"}, exclude_defaults=True)
 
 
 def _as_sources(value: Any) -> Any:

@@ -218,7 +218,7 @@ def test_a_glob_names_some_files(tmp_path: Path, dataset: Callable[..., Dataset]
     for split, n in (("train", 2), ("test", 1)):
         (tmp_path / f"{split}-00000.jsonl").write_text('{"text": "a"}\n' * n)
     assert len(read(dataset(tmp_path / "train-*"), Text).rows) == 2
-    with pytest.raises(DataError, match=r"holds several splits: test, train\. Name the files of one of them"):
+    with pytest.raises(DataError, match=r"holds several splits: test, train\. Name one of them: '.*#train'\."):
         read(dataset(tmp_path), Text)
 
 
@@ -244,7 +244,9 @@ def test_bad_rows_stop_the_reading_with_the_first_twenty_named(rows_file: RowsFi
         ({"messages": [{"content": "hi"}]}, "the role of 'messages'[0] must be text, this is null"),
         ({"messages": [{"role": "user", "content": None}]}, "the content of 'messages'[0] must be text, this is null"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "a content block that is no text"),
-        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "has `tool_calls`"),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "with the name of a tool"),
+        ({"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]}, "has `weight: 0.5`, but a turn is learnt"),
+        ({"messages": [{"role": "assistant", "content": "a", "train_detail": [{}]}]}, "a mask of characters"),
         ({"prompt": ["hi"], "completion": "a"}, "'prompt'[0] must be an object"),
         ({"prompt": True, "completion": "a"}, "'prompt' must be text, this is true or false"),
         ({"prompt": "hi", "completion": "\ud83d"}, "half a character that is no Unicode, at 1"),

@@ -23,7 +23,7 @@ FILES: list[tuple[str, type[Row], int, str]] = [
     ("gsm8k/test.jsonl", Prompt, 1319, "question -> user, answer -> assistant"),
     ("medicalgpt/medical_sft_1K_format.jsonl", Conversation, 1000, "sharegpt"),
     ("medicalgpt/sharegpt_zh_1K_format.jsonl", Conversation, 498, "2 left out as the last message is not"),
-    ("medicalgpt/glaive_toolcall_zh_demo.jsonl", Conversation, 300, "not used: tools"),
+    ("medicalgpt/glaive_toolcall_zh_demo.jsonl", Conversation, 300, "conversations -> messages, tools"),
     ("medicalgpt/medical_corpus.txt", Conversation, 87, "问-答"),
     ("medicalgpt/fever.txt", Text, 1, "text"),
     ("medicalgpt/dpo_zh_500.jsonl", Pair, 500, "conversations -> messages, chosen, rejected"),
