@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from posttrain.functional.layout import Branch, Tree
 from posttrain.models import attention
@@ -73,3 +73,50 @@ def trees(n: int, n_branches: int, seed: int = 0, longest: int = 12) -> tuple[Tr
         return Branch(ids, (*(number(0, 3) > 0 for _ in ids[1:]), True))
 
     return tuple(Tree(tokens(), tuple(branch() for _ in range(n_branches))) for _ in range(n))
+
+
+SHARED = {"vocab_size": VOCABULARY, "d_model": 32}
+T5 = {"d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0}
+BART = {
+    "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64, "init_std": 0.2,
+    "bos_token_id": 2, "decoder_start_token_id": 1, "forced_eos_token_id": 1,
+}  # fmt: skip
+ENCODER_DECODERS: dict[str, tuple[Callable[..., Any], Callable[..., Any], dict[str, Any]]] = {
+    "t5": (hf.T5Config, hf.T5ForConditionalGeneration, T5),
+    "flan-t5": (
+        hf.T5Config,
+        hf.T5ForConditionalGeneration,
+        T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    ),
+    "mt5": (hf.MT5Config, hf.MT5ForConditionalGeneration, T5 | {"tie_word_embeddings": False}),
+    "bart": (hf.BartConfig, hf.BartForConditionalGeneration, BART),
+}
+
+
+def encoder_decoder(family: str = "t5", seed: int = 0, **changes: Any) -> hf.PreTrainedModel:
+    """Two layers on either side, width 32, four heads; FLAN-T5 with a head of its own, BART with a bias behind it."""
+    config, conditional, more = ENCODER_DECODERS[family]
+    torch.manual_seed(seed)
+    made = conditional(config(**SHARED | {"pad_token_id": 0, "eos_token_id": 1} | more | changes))
+    if family in ("flan-t5", "mt5"):
+        made.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, 32) / 4)
+    if family == "bart":
+        made.final_logits_bias.normal_()
+        made.generation_config.forced_bos_token_id = 2
+    return made.eval()
+
+
+def encoder_tokenizer(begins: bool = False) -> hf.PreTrainedTokenizerFast:
+    """Bytes as tokens, </s> put behind every text as T5's tokenizer does, and `begins` with <s> before it as BART's."""
+    special = ["<pad>", "</s>", "<s>", "<unk>"]
+    words = {token: i for i, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    made = Tokenizer(models.BPE(vocab=words, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>" if begins else "$A </s>", special_tokens=[("<s>", 2), ("</s>", 1)]
+    )
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<s>" if begins else None, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )

@@ -9,9 +9,9 @@ The tokens before an answer are exactly those that a sampler is given, so traini
 Where a template rewrites earlier turns the mask cannot be exact, and the row is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from posttrain.schema.errors import DataError, ModelError
 from posttrain.schema.rows import Conversation, Message, Messages, Prompt, Text
@@ -38,8 +38,10 @@ class ChatFormat:
     """How one model is talked to. A tokenizer without chat template is given a plain one, which is saved with it.
 
     `stop_ids` are the tokens that end an answer: the end of the sequence, the end of a turn, and for a plain prompt
-    program the end of the line.
+    program the end of the line. `apart` is whether a question and its answer have their lengths each for itself.
     """
+
+    apart: ClassVar[bool] = False
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", program: PromptProgram | None = None) -> None:
         ensure_template(tokenizer)
@@ -60,6 +62,10 @@ class ChatFormat:
             ids, trained, text = ids + new, trained + [learn] * len(new), text + piece
         end = self._missing_end(ids)
         return Tokens((*ids, *end), (*trained, *(True for _ in end)))
+
+    def conversations(self, row: Conversation) -> Iterable[Tokens]:
+        """The texts that a conversation is learnt as: one, or where a model reads apart from writing one an answer."""
+        return (self.conversation(row),)
 
     def answer(self, prompt: Messages, completion: Messages) -> tuple[list[int], list[int]]:
         """(tokens of the prompt as a sampler gets them, tokens of the completion with the one that ends it)."""

@@ -51,9 +51,9 @@ def plant(rows: Sequence[Row], form: ChatFormat, max_length: int, decisions: Seq
     cut = dropped = 0
     for row in rows:
         grown = list(_grow(row, form, max_length))
-        fitting = [short for tree in grown if (short := _shorten(tree, max_length))]
+        fitting = [short for tree in grown if (short := _shorten(tree, max_length, form.apart))]
         dropped += not fitting
-        cut += bool(fitting) and any(tree.longest_path() > max_length for tree in grown)
+        cut += bool(fitting) and any(_length(tree, form.apart) > max_length for tree in grown)
         trees += fitting
     if not trees:
         raise DataError(
@@ -68,7 +68,7 @@ def _grow(row: Row, form: ChatFormat, max_length: int) -> Iterator[Tree]:
         case Text():
             yield from _pieces(form.text(row), max_length)
         case Conversation():
-            yield _learn(form.conversation(row))
+            yield from map(_learn, form.conversations(row))
         case Pair(prompt=prompt, chosen=chosen, rejected=rejected):
             asked, good = form.answer(prompt, chosen)
             asked_again, bad = form.answer(prompt, rejected)
@@ -76,6 +76,11 @@ def _grow(row: Row, form: ChatFormat, max_length: int) -> Iterator[Tree]:
                 raise DataError("The chat template renders one prompt in two ways, so its answers cannot share it.")
             yield Tree(tuple(asked), (_all_trained(good), _all_trained(bad)))
         case Tokenised(ids=ids, trained=trained):
+            if form.apart and all(trained[1:]):
+                raise DataError(
+                    "Token ids of which all are learnt are a text, and an encoder-decoder must be told where a question "
+                    "ends. Give the rows `labels` that are -100 there."
+                )
             tokens = Tokens(_known(ids, form), trained)
             yield from _pieces(tokens, max_length) if all(trained[1:]) else (_learn(tokens),)
         case TokenisedPair(prompt=ids, chosen=chosen, rejected=rejected):
@@ -115,8 +120,15 @@ def _all_trained(ids: Iterable[int]) -> Branch:
     return Branch(tokens, (True,) * len(tokens))
 
 
-def _shorten(tree: Tree, max_length: int) -> Tree | None:
+def _length(tree: Tree, apart: bool) -> int:
+    """What must fit: a question with its longest answer, or the longer of both where they are `apart`."""
+    n = len(tree.prompt)
+    return max(n, tree.longest_path() - n) if apart else tree.longest_path()
+
+
+def _shorten(tree: Tree, max_length: int, apart: bool) -> Tree | None:
     """The tree within `max_length`, or None when one of its answers has nothing left to learn."""
-    room = max(max_length - len(tree.prompt), 0)
+    n = len(tree.prompt)
+    room = max_length * (n <= max_length) if apart else max(max_length - n, 0)
     branches = tuple(Branch(branch.tokens[:room], branch.trained[:room]) for branch in tree.branches)
     return Tree(tree.prompt, branches) if all(any(branch.trained) for branch in branches) else None
