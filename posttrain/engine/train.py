@@ -33,7 +33,7 @@ class Training(Computing, Stepping, Stage):
     data: DatasetRef
     """The rows to train on."""
     adapter: adapters.Adapter | None = None
-    """Train an adapter instead of all weights, as `{lora: {rank: 16}}`."""
+    """Train an adapter instead of all weights, as `lora` or `{lora: {rank: 16}}`."""
 
     def makes_form(self, form: str) -> str:
         return "adapter" if self.adapter or form == "adapter" else "dense"
@@ -60,18 +60,19 @@ class Training(Computing, Stepping, Stage):
             )
 
     def _policy(self, model: Model, seed: int) -> Policy:
-        weights: Any = load_weights(model)
+        tokenizer = load_tokenizer(model)
+        weights: Any = load_weights(model, four_bits=self.adapter is not None and self.adapter.family.quantises)
         if self.adapter is not None:
-            weights = adapters.attach(weights, self.adapter, seed)
+            weights = adapters.attach(weights, self.adapter, tokenizer, seed)
         name = adapters.NAME if self.makes_form(model.form) == "adapter" else None
-        return Policy(weights, load_tokenizer(model), dtype=self.dtype, adapter=name, micro_tokens=self.micro_tokens)
+        return Policy(weights, tokenizer, dtype=self.dtype, adapter=name, micro_tokens=self.micro_tokens)
 
     def _reference(self, model: Model, policy: Policy) -> Policy | None:
         """The model as it was before the stage, sharing the frozen base weights where an adapter is trained."""
         if "reference" not in self.objective.needs:
             return None
         shared: dict[str, Any] = {"dtype": self.dtype, "layout": policy.layout, "micro_tokens": self.micro_tokens}
-        if self.adapter is not None:
+        if self.adapter is not None and not adapters.start_of(policy.model):
             return Policy(policy.model, policy.tokenizer, adapter=None, **shared)
         if model.form == "adapter":
             policy.model.load_adapter(str(model.path), adapter_name="reference", is_trainable=False)
@@ -107,7 +108,7 @@ class Training(Computing, Stepping, Stage):
 def _described(policy: Policy) -> dict[str, Any]:
     """What was trained and how it was computed."""
     trained = sum(p.numel() for p in policy.trainable())
-    share = trained / sum(p.numel() for p in policy.model.parameters())
+    share = trained / adapters.n_weights(policy.model)
     return {
         "trained_weights": trained,
         "trained_share": share,

@@ -3,6 +3,7 @@
 import os
 import warnings
 from functools import cache
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,13 @@ from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
 
 from . import attention
-from .adapters import NAME
+from .adapters import NAME, reload, save_adapter
+from .four_bits import configuration, keep_gradients, note_base, wants_four_bits
 from .policy import Policy, is_adapted
 from .precision import choose_threads, device, use_fast_matmul
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from .policy import Weights
@@ -39,6 +42,7 @@ def _transformers() -> Any:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers|peft")
+    getLogger("bitsandbytes").setLevel(ERROR)  # it looks for a faster kernel on the hub and warns that there is none
     attention.register()
     return transformers
 
@@ -58,23 +62,31 @@ def load_format(model: Model, tokenizer: "PreTrainedTokenizerBase") -> ChatForma
     return ChatFormat(tokenizer, PromptProgram.load(model.path))
 
 
-def load_weights(model: Model) -> "Weights":
-    """The model of a folder in fp32, with its adapter on its base if it is one. Raises ModelError."""
+def load_weights(model: Model, *, four_bits: bool = False) -> "Weights":
+    """The model of a folder in fp32, with its adapter on its base if it is one; the base in four bits if the adapter
+    was trained so, or on request. Raises ModelError."""
     use_fast_matmul()
-    weights: Any = _load_dense(Path(model.base or model.path))
+    in_four = four_bits or wants_four_bits(Path(model.path))
+    weights: Any = _load_dense(Path(model.base or model.path), **_quantised() if in_four else {})
+    keep_gradients(weights)
     choose_threads(weights.num_parameters())
     weights = weights.to(device())
-    if model.form == "adapter":
-        from peft import PeftModel
+    return carry(weights, model) if model.form == "adapter" else weights
 
-        try:
-            weights = PeftModel.from_pretrained(weights, model.path, adapter_name=NAME, is_trainable=True)
-        except UNREADABLE as error:
-            raise ModelError(
-                f"{model.path} cannot be loaded as an adapter of {model.base}: {_first_line(error)}. Give a folder with "
-                "adapter_config.json and adapter_model.safetensors of one."
-            ) from error
-    return weights
+
+def carry(weights: Any, model: Model) -> "PeftModel":
+    """Weights with the adapter of a folder on them, ready to be trained further. Raises ModelError."""
+    try:
+        return reload(weights, Path(model.path))
+    except UNREADABLE as error:
+        raise ModelError(
+            f"{model.path} cannot be loaded as an adapter of {model.base}: {_first_line(error)}. Give a folder with "
+            "adapter_config.json and adapter_model.safetensors of one."
+        ) from error
+
+
+def _quantised() -> dict[str, Any]:
+    return {"quantization_config": configuration(), "device_map": {"": device()}}
 
 
 def load_policy(model: Model, *, dtype: str = "float32", **options: Any) -> Policy:
@@ -84,11 +96,11 @@ def load_policy(model: Model, *, dtype: str = "float32", **options: Any) -> Poli
     return Policy(weights, load_tokenizer(model), dtype=dtype, adapter=adapter, **options)
 
 
-def _load_dense(path: Path) -> "PreTrainedModel":
+def _load_dense(path: Path, **options: Any) -> "PreTrainedModel":
     for implementation in (attention.NAME, "eager"):
         try:
             weights = _transformers().AutoModelForCausalLM.from_pretrained(
-                path, dtype=torch.float32, attn_implementation=implementation, trust_remote_code=False
+                path, dtype=torch.float32, attn_implementation=implementation, trust_remote_code=False, **options
             )
             if implementation == attention.NAME and _wants_eager(weights):
                 continue
@@ -112,7 +124,8 @@ def save_weights(weights: "Weights", tokenizer: "PreTrainedTokenizerBase", folde
         # the base by its folder's name: a whole path would give the same adapter another digest on another machine;
         # without its embeddings: PEFT would ask the hub whether they changed
         weights.peft_config[NAME].base_model_name_or_path = Path(source.base or source.path).name
-        weights.save_pretrained(str(folder), selected_adapters=[NAME], save_embedding_layers=False)
+        save_adapter(weights, folder)
+        note_base(weights.get_base_model(), folder)
     else:
         stops = ChatFormat(tokenizer).stop_ids  # so that any other program stops where this one does
         weights.generation_config.eos_token_id = sorted(stops) or None

@@ -1,0 +1,51 @@
+"""What every kind of adapter can: say how PEFT builds it, put first values into it, and how fast it likes to learn."""
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from posttrain.schema.errors import ModelError
+from posttrain.schema.settings import Settings
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+NAME = "default"
+"""What the one adapter that is trained and saved is called inside a model."""
+
+
+class Family(Settings):
+    """One kind of adapter. `times` is how much faster than all weights it learns best; `quantises` whether its base is
+    held in four bits."""
+
+    times: ClassVar[float] = 1.0
+    quantises: ClassVar[bool] = False
+
+    def config(self, model: "PreTrainedModel") -> "PeftConfig":
+        """PEFT's description of this adapter on a model."""
+        raise NotImplementedError
+
+    def begin(self, adapted: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+        """Puts first values into the fresh adapter, where PEFT's own are not the ones wanted."""
+
+
+def task_of(model: "PreTrainedModel") -> Any:
+    """What PEFT calls the kind of model."""
+    from peft import TaskType
+
+    return TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
+
+
+def linear_layers(model: "PreTrainedModel") -> list[str]:
+    """The last parts of the names of a model's linear layers, its head left out."""
+    from torch import nn
+    from transformers.pytorch_utils import Conv1D
+
+    head = model.get_output_embeddings()
+    found = (name for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head)
+    return sorted({name.rpartition(".")[2] for name in found})
+
+
+def no_such_layers(model: "PreTrainedModel", targets: object) -> ModelError:
+    """The error for targets that name nothing in this model."""
+    there = ", ".join(linear_layers(model))
+    return ModelError(f"The model has no layers called {targets!r} to adapt. Name some of: {there}.")
