@@ -108,12 +108,13 @@ def _spoken(turn: Mapping[str, Any], role: str, name: str, what: str) -> Message
     elif content is None and calls:
         said = ""
     elif role == "tool" and isinstance(content, Mapping | list):
-        said = json.dumps(content, ensure_ascii=False)
+        said = text_of(json.dumps(content, ensure_ascii=False), f"the content of {what}")
     else:
         said = text_of(content, f"the content of {what}")
     if results and not (said or calls):
         return results
-    of_tool = {key: turn[key] for key in ("tool_call_id", "name") if role == "tool" and isinstance(turn.get(key), str)}
+    keys = ("tool_call_id", "name") if role == "tool" else ()
+    of_tool = {key: text_of(turn[key], f"the {key} of {what}") for key in keys if turn.get(key) is not None}
     return (*results, Message(role, said, reasoning, calls, trained=_trained(turn, role, what), **of_tool))
 
 
@@ -162,7 +163,7 @@ def _result(block: Mapping[str, Any], what: str) -> Message:
         content = _blocks(content, what)[0]
     said = "" if content is None else text_of(content, f"the tool result of {what}")
     id = block.get("tool_use_id")
-    return Message("tool", said, tool_call_id=id if isinstance(id, str) else "")
+    return Message("tool", said, tool_call_id="" if id is None else text_of(id, f"the tool_use_id of {what}"))
 
 
 def _trained(turn: Mapping[str, Any], role: str, what: str) -> bool | None:

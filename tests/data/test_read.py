@@ -245,7 +245,10 @@ def test_bad_rows_stop_the_reading_with_the_first_twenty_named(rows_file: RowsFi
         ({"messages": [{"role": "user", "content": None}]}, "the content of 'messages'[0] must be text, this is null"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "a content block that is no text"),
         ({"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}, "with the name of a tool"),
-        ({"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]}, "has `weight: 0.5`, but a turn is learnt"),
+        (
+            {"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]},
+            "has `weight: 0.5`, but a turn is learnt",
+        ),
         ({"messages": [{"role": "assistant", "content": "a", "train_detail": [{}]}]}, "a mask of characters"),
         ({"prompt": ["hi"], "completion": "a"}, "'prompt'[0] must be an object"),
         ({"prompt": True, "completion": "a"}, "'prompt' must be text, this is true or false"),

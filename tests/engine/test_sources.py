@@ -1,14 +1,17 @@
 """Names in a recipe become models and rows, or one sentence that says what to write instead."""
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 
+from posttrain.data.read import read
 from posttrain.engine.method import Made
 from posttrain.engine.store import Store
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.errors import DataError, ModelError
+from posttrain.schema.rows import Prompt, Text
 from posttrain.schema.settings import Rows
 
 
@@ -149,6 +152,127 @@ def test_missing_rows_say_where_to_look(store: Store, tmp_path: Path):
         store.dataset(Rows(path=str(tmp_path / "*.csv")))
     with pytest.raises(DataError, match="no file of rows"):
         store.dataset(Rows(path=str(tmp_path / "empty")))
+
+
+def splits_folder(folder: Path) -> Path:
+    for name in ("train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "test.jsonl.gz", "extra/dev.csv"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = "text\na\n" if path.suffix == ".csv" else f'{{"text": "{name}"}}\n'
+        path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return folder
+
+
+def texts(data: Dataset) -> list[str]:
+    return [row.text for row in read(data, Text).rows]
+
+
+def test_a_split_of_a_folder_is_named_behind_a_number_sign(store: Store, tmp_path: Path):
+    folder = splits_folder(tmp_path / "rows")
+    train = store.dataset(Rows(path=f"{folder}#train"))
+    assert texts(train) == list(train.files) == ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl"]
+    assert list(store.dataset(Rows(path=f"{folder}#test")).files) == ["test.jsonl.gz"]
+    assert texts(store.dataset(Rows(path=f"{folder}#dev"))) == ["a"]
+    some = store.dataset(Rows(path=f"{folder}#train:1"))
+    assert texts(some) == ["train-00000-of-00002.jsonl"]
+    assert some.digest != train.digest
+    assert store.dataset(Rows(path=f"{folder}#train:9", take=1)).take == 1
+    with pytest.raises(DataError, match=r"several splits: dev, test, train\. Name one of them: '.*rows#train'\."):
+        store.dataset(Rows(path=str(folder)))
+    with pytest.raises(DataError, match=r"has no split 'trian'\. Did you mean 'train'\?"):
+        store.dataset(Rows(path=f"{folder}#trian"))
+
+
+def test_a_number_sign_names_a_part_of_a_document_or_a_number_of_rows(store: Store, tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_text('{"train": [{"text": "a"}, {"text": "b"}], "test": [{"text": "c"}]}')
+    assert texts(store.dataset(Rows(path=f"{path}#test"))) == ["c"]
+    assert texts(store.dataset(Rows(path=f"{path}#train:1"))) == ["a"]
+    lines = tmp_path / "a.jsonl"
+    lines.write_text('{"text": "a"}\n{"text": "b"}\n')
+    assert texts(store.dataset(Rows(path=f"{lines}#:1"))) == ["a"]
+    odd = tmp_path / "b#train.jsonl"
+    odd.write_text('{"text": "odd"}\n')
+    assert texts(store.dataset(Rows(path=str(odd)))) == ["odd"], "a file that is there is not taken apart"
+
+
+def test_a_split_that_several_sets_have_is_not_mixed_up(store: Store, tmp_path: Path):
+    for name in ("main", "socratic"):
+        splits_folder(tmp_path / name)
+    with pytest.raises(DataError, match=r"has a split 'train' in 2 folders\. Name one of them: '.*main#train'\."):
+        store.dataset(Rows(path=f"{tmp_path}#train"))
+
+
+def test_what_datasets_saves_to_disk_is_read(store: Store, tmp_path: Path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"prompt": str(n), "completion": "a", "meta": {"n": n} if n % 2 else None} for n in range(7)]
+    train = datasets.Dataset.from_list(rows)
+    train.save_to_disk(tmp_path / "one", num_shards=2)
+    (tmp_path / "one" / "cache-1234.arrow").write_bytes((tmp_path / "one" / "data-00000-of-00002.arrow").read_bytes())
+    assert [
+        row.messages[0].content for row in read(store.dataset(Rows(path=str(tmp_path / "one"))), Prompt).rows
+    ] == list("0123456")
+    datasets.DatasetDict({"train": train, "test": train.select([2, 3])}).save_to_disk(tmp_path / "two")
+    test = read(store.dataset(Rows(path=f"{tmp_path / 'two'}#test")), Prompt).rows
+    assert [(row.messages[0].content, row.columns) for row in test] == [("2", {}), ("3", {"meta": {"n": 3}})]
+    with pytest.raises(DataError, match="several splits: test, train"):
+        store.dataset(Rows(path=str(tmp_path / "two")))
+
+
+def test_a_data_set_of_the_hub_is_its_files_of_rows(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[tuple[str, str, list[str]]] = []
+
+    def download(name: str, repo_type: str, allow_patterns: list[str]) -> str:
+        asked.append((name, repo_type, allow_patterns))
+        return str(splits_folder(tmp_path / "snapshot"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert texts(store.dataset(Rows(path="org/name#train:1"))) == ["train-00000-of-00002.jsonl"]
+    assert texts(store.dataset(Rows(path="org/name/extra"))) == ["a"]
+    (first, second) = asked
+    assert first[:2] == second[:2] == ("org/name", "dataset")
+    assert {"*train*.parquet", "*train*.jsonl.gz", "*state.json"} <= set(first[2])
+    assert {"extra/**.csv", "extra/*state.json"} <= set(second[2])
+    assert not any(pattern.endswith((".py", ".md", ".bin")) for pattern in first[2])
+
+
+def test_the_hub_of_data_without_a_network_is_one_clear_sentence(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        DataError, match=r"no file, folder or artifact.*hf download --repo-type dataset some/rows`"
+    ) as error:
+        store.dataset(Rows(path="some/rows#train"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="not read over a network"):
+        store.dataset(Rows(path="s3://bucket/rows.jsonl"))
+    with pytest.raises(DataError, match=r"There is no file 'data/rows\.jsonl'"):
+        store.dataset(Rows(path="data/rows.jsonl"))
+
+
+def test_every_option_of_reading_belongs_to_the_digest_and_reaches_the_rows(store: Store, tmp_path: Path):
+    path = tmp_path / "a.csv"
+    path.write_text("1,2\nhi,hello\n")
+    plain = store.dataset(Rows(path=str(path)))
+    options = {
+        "columns": {"prompt": 1, "completion": 2},
+        "header": False,
+        "where": {"1": ["hi", "ho"], "2": {"min": 1}},
+        "min_chars": 2,
+        "max_chars": 90,
+        "deduplicate": "near",
+        "on_bad_row": "skip",
+        "weight": 2.0,
+        "epochs": 3.0,
+        "take": 5,
+    }
+    assert set(options) == set(Rows.model_fields) - {"path"}
+    digests = {
+        store.dataset(Rows.model_validate({"path": str(path), name: value})).digest for name, value in options.items()
+    }
+    assert len(digests | {plain.digest}) == len(options) + 1
+    whole = store.dataset(Rows.model_validate({"path": str(path), **options}))
+    assert whole.columns == {"prompt": "1", "completion": "2"}
+    assert whole.reading() == Rows.model_validate({"path": "a", **options}).reading()
 
 
 def test_rows_of_a_stage_are_found_by_digest(store: Store):
