@@ -123,7 +123,7 @@ def _inside(columns: Mapping[str, Any], name: str) -> Any:
 
 def plainly(name: str) -> str:
     """A column's name as it is shown: short, and inert in a terminal."""
-    return repr(name if len(name) <= 40 else name[:40] + "…")[1:-1]
+    return repr(name if len(name) <= 40 else name[:40] + "…")[1:-1] or "(without a name)"
 
 
 def named(columns: Iterable[str]) -> str:

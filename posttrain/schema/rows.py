@@ -101,6 +101,8 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
+    """A prompt with one answer, which is `good` or not."""
+
     prompt: Messages
     completion: Messages
     good: bool

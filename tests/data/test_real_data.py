@@ -4,11 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from posttrain.data.files import is_row_file
 from posttrain.data.read import read
+from posttrain.engine.store import Store
 from posttrain.functional.graders import last_number, number
+from posttrain.schema import rows
 from posttrain.schema.artifacts import Dataset
 from posttrain.schema.rows import Conversation, Labelled, Pair, Prompt, Row, Text
+from posttrain.schema.settings import Rows
 
 At = Callable[[str], Path]
 OfPath = Callable[..., Dataset]
@@ -53,6 +58,44 @@ def test_a_real_file_reads_without_options(
     assert "\n" not in reading.decision
 
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
+HEAD = "| file | read as | rows | option | found |"
+NO_ROWS = {"LICENSE.txt", "dataset_info.json", "gpt-nano-sort-model.json"}
+Line = tuple[str, str, str, str, str]
+
+
+def lines_of_the_document() -> list[Line]:
+    """The table of docs/data.md: (file, shape, rows, option, what is found)."""
+    table = DOCUMENT.read_text(encoding="utf-8").split(HEAD)[1].strip().splitlines()[1:]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table]  # type: ignore[misc]
+
+
+def rows_of(line: Line, folder: Path) -> Rows:
+    option = yaml.safe_load(line[3].strip("`")) if line[3] else {}
+    return Rows.model_validate({"path": str(folder / line[0]), **option})
+
+
+@pytest.mark.parametrize("line", lines_of_the_document(), ids=lambda line: f"{line[0]}-{line[1]}")
+def test_the_document_says_how_a_data_set_is_read(line: Line, shared: At, tmp_path: Path) -> None:
+    data = Store(tmp_path).dataset(rows_of(line, shared("data")))
+    reading = read(data, getattr(rows, line[1]))
+    assert len(reading.rows) == int(line[2])
+    assert reading.decision.startswith(f"{line[2]} row{'s' * (line[2] != '1')} of {line[4]} (")
+
+
+def test_the_document_has_every_file_of_rows(shared: At) -> None:
+    folder = shared("data")
+    told = {
+        path
+        for line in lines_of_the_document()
+        for place in folder.glob(line[0])
+        for path in (place.rglob("*") if place.is_dir() else [place])
+    }
+    files = {path for path in folder.rglob("*") if path.is_file() and is_row_file(path) and path.name not in NO_ROWS}
+    assert files - told == set()
+    assert len(told) > 150
+
+
 def test_a_column_map_reads_what_has_no_usual_name(shared: At, dataset: OfPath) -> None:
     path = shared("data/advbench/harmful_behaviors.csv")
     reading = read(dataset(path, {"prompt": "goal", "completion": "target"}), Prompt)
@@ -61,18 +104,18 @@ def test_a_column_map_reads_what_has_no_usual_name(shared: At, dataset: OfPath) 
 
 
 def test_cells_of_several_lines_stay_whole(shared: At, dataset: OfPath) -> None:
-    rows = read(dataset(shared("data/xstest/xstest_v2_completions_llama2orig_gpteval.csv")), Conversation).rows
-    assert sum("\n" in row.messages[-1].content for row in rows) > 200
+    found = read(dataset(shared("data/xstest/xstest_v2_completions_llama2orig_gpteval.csv")), Conversation).rows
+    assert sum("\n" in row.messages[-1].content for row in found) > 200
 
 
 def test_every_answer_of_gsm8k_has_its_number(shared: At, dataset: OfPath) -> None:
-    rows = read(dataset(shared("data/gsm8k/test.jsonl")), Prompt).rows
-    assert all(last_number(row.answer or "") is not None for row in rows)
-    assert all(number(f"So it is {last_number(row.answer or '')}.", {"answer": row.answer}) == 1.0 for row in rows)
+    found = read(dataset(shared("data/gsm8k/test.jsonl")), Prompt).rows
+    assert all(last_number(row.answer or "") is not None for row in found)
+    assert all(number(f"So it is {last_number(row.answer or '')}.", {"answer": row.answer}) == 1.0 for row in found)
 
 
 def test_many_turns_of_hh_rlhf_are_split_at_the_last_answer(shared: At, dataset: OfPath) -> None:
-    rows = read(dataset(shared("data/hh-rlhf/test.jsonl.gz")), Pair).rows
-    assert sum(len(row.prompt) > 1 for row in rows) > 1600
-    assert all(row.prompt[-1].role == "user" and row.chosen != row.rejected for row in rows[:200])
-    assert not any("\n\nHuman:" in message.content for row in rows for message in row.prompt)
+    found = read(dataset(shared("data/hh-rlhf/test.jsonl.gz")), Pair).rows
+    assert sum(len(row.prompt) > 1 for row in found) > 1600
+    assert all(row.prompt[-1].role == "user" and row.chosen != row.rejected for row in found[:200])
+    assert not any("\n\nHuman:" in message.content for row in found for message in row.prompt)
