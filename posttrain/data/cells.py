@@ -25,7 +25,7 @@ class Cells:
     roles: Roles
 
     def get(self, role: str) -> Any:
-        value = self.columns.get(self.roles.get(role, ""))
+        value = self.columns.get(self.roles[role]) if role in self.roles else None
         return None if isinstance(value, float) and isnan(value) else value
 
     def need(self, role: str) -> Any:

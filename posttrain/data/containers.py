@@ -62,8 +62,8 @@ def records(path: Path, said: Said = Said()) -> Records:
 class _Zstd(io.RawIOBase):
     """The content of a file packed with zstd, which can be read again from its start."""
 
-    def __init__(self, path: Path, file: io.BufferedReader) -> None:
-        self.path, self.file = path, file
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.seek(0)
 
     def readable(self) -> bool:
@@ -77,8 +77,7 @@ class _Zstd(io.RawIOBase):
 
         if offset or whence:
             raise io.UnsupportedOperation("a packed file is read from its start")
-        self.file.seek(0)
-        self.stream = CompressedInputStream(self.file, "zstd")
+        self.stream = CompressedInputStream(self.path.open("rb"), "zstd")  # closes its file when it goes
         return 0
 
     def readinto(self, buffer: "memoryview") -> int:  # type: ignore[override]
@@ -99,7 +98,7 @@ def _unpacked(path: Path, file: io.BufferedReader) -> io.BufferedReader:
     if start.startswith(GZIP_MARK):
         file = io.BufferedReader(gzip.GzipFile(fileobj=file))
     elif start.startswith(ZSTD_MARK):
-        file = io.BufferedReader(_Zstd(path, file))
+        file = io.BufferedReader(_Zstd(path))
     start = file.peek(4)
     if start.startswith(UTF16_MARKS) and not start.startswith(ARROW_MARKS):
         file = io.BufferedReader(io.BytesIO(file.read().decode("utf-16", "replace").encode()))

@@ -133,7 +133,7 @@ def _believed(found: dict[str, str], sample: Sequence[Mapping[str, Any]]) -> dic
     """The roles without those that the cells do not bear out: labels of classes, answers that are one text."""
 
     def cells(role: str) -> list[Any]:
-        return [row.get(found.get(role, "")) for row in sample]
+        return [row.get(found[role]) for row in sample] if role in found else []
 
     if are_lists(cells("completion")):  # answers in their order, as some tools write preferences
         found["answers"] = found.pop("completion")

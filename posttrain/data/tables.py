@@ -87,7 +87,7 @@ def parquet(path: Path, data: io.BufferedReader) -> Records:
     """The rows of a Parquet file, batch by batch."""
     from pyarrow.parquet import ParquetFile
 
-    return _arrow_rows(path, lambda: ParquetFile(data).iter_batches(batch_size=N_BATCH))
+    return _arrow_rows(path, lambda: ParquetFile(_whole(data)).iter_batches(batch_size=N_BATCH))
 
 
 N_BATCH = 1024
@@ -101,10 +101,15 @@ def arrow(path: Path, data: io.BufferedReader) -> Records:
     def batches() -> Iterable[Any]:
         if not data.peek(6).startswith(b"ARROW1"):
             return ipc.open_stream(data)
-        file = ipc.open_file(data)
+        file = ipc.open_file(_whole(data))
         return map(file.get_batch, range(file.num_record_batches))
 
     return _arrow_rows(path, batches)
+
+
+def _whole(data: io.BufferedReader) -> io.BufferedReader | io.BytesIO:
+    """A file that can be read from its end, as these begin with what stands there."""
+    return data if isinstance(data.raw, io.FileIO) else io.BytesIO(data.read())
 
 
 def _arrow_rows(path: Path, batches: Callable[[], Iterable[Any]]) -> Records:
