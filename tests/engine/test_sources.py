@@ -311,3 +311,14 @@ def test_a_name_that_is_nearly_lab_is_recognised(store: Store, monkeypatch: pyte
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="Did you mean 'lab'"):
         store.model("lba")
+
+
+def test_rows_given_in_python_stand_in_the_recipe_as_they_are_read(store: Store, tmp_path: Path):
+    from posttrain.pipeline.calls import plain
+
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.jsonl").write_text('{"text": "a", "lang": "en"}\n')
+    said = {"where": {"lang": "en"}, "on_bad_row": "skip"}
+    data = store.dataset(Rows.model_validate({"path": str(tmp_path / "rows"), **said}))
+    assert plain(data) == {"path": str(tmp_path / "rows"), **said}
+    assert store.dataset(Rows.model_validate(plain(data))) == data
