@@ -128,15 +128,16 @@ def _from_hub(name: str) -> Path:
 
 def dataset(store: "Store", rows: Rows) -> Dataset:
     """The dataset that `rows` names: `path` is a folder and `files` the files to read in it, by name and in order."""
-    if rows.path.startswith(f"{LAB}:"):
-        return _files(store, [_lab_rows(store, rows.path.removeprefix(f"{LAB}:"))]).read_as(rows.reading())
     path, part, n = parted(rows.path)
-    found = _rows(store, path, part)
     said = rows.reading()
     if n is not None:
         said["take"] = min(n, said.get("take", n))
     if part and Path(path).expanduser().is_file():
         said["part"] = part
+    if path.startswith(f"{LAB}:"):
+        found = _files(store, [_lab_rows(store, (rows.path if part else path).removeprefix(f"{LAB}:"))])
+    else:
+        found = _rows(store, path, part)
     return found.read_as(said)
 
 

@@ -191,6 +191,9 @@ def test_a_number_sign_names_a_part_of_a_document_or_a_number_of_rows(store: Sto
     lines = tmp_path / "a.jsonl"
     lines.write_text('{"text": "a"}\n{"text": "b"}\n')
     assert texts(store.dataset(Rows(path=f"{lines}#:1"))) == ["a"]
+    assert len(read(store.dataset(Rows(path="lab:word_map/test#:2")), Prompt).rows) == 2
+    with pytest.raises(DataError, match=r"The lab has no rows 'word_map/test#train'"):
+        store.dataset(Rows(path="lab:word_map/test#train"))
     odd = tmp_path / "b#train.jsonl"
     odd.write_text('{"text": "odd"}\n')
     assert texts(store.dataset(Rows(path=str(odd)))) == ["odd"], "a file that is there is not taken apart"
