@@ -1,12 +1,13 @@
 """Messages -> tokens and the exact mask of what is learnt: the one place that renders a chat template.
 
-An answer is what a template writes between `messages[:i]` with the generation prompt and `messages[:i+1]`; each
-rendering must extend the one before. What is learnt is the answer up to and including the token that ends the turn:
+An answer is what a template writes between `messages[:i]` with the generation prompt and `messages[:i+1]`. What is
+learnt is the answer up to and including the token that ends the turn:
 
     <|im_start|>user ⏎ hi<|im_end|> ⏎ <|im_start|>assistant ⏎ hello<|im_end|> ⏎
                                                              ^^^^^^^^^^^^^^^^^
-The tokens before an answer are exactly those that a sampler is given, so training and sampling cannot drift apart.
-Where a template rewrites earlier turns the mask cannot be exact, and the row is refused.
+The tokens before an answer are exactly those that a sampler is given, so training and sampling cannot drift apart. A
+conversation is one text as long as each prompt begins with the tokens of the answer before it. Where a template writes
+earlier turns anew (leaves out their reasoning, moves the system's or the tools to the last question), a new text begins.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from posttrain.schema.errors import DataError, ModelError
-from posttrain.schema.rows import Conversation, Message, Messages, Prompt, Text
+from posttrain.schema.rows import Conversation, Message, Messages, Prompt, Text, Tools
 
+from .inert import encode
 from .program import PromptProgram
-from .template import encode, ensure_template, leading_ids, render, turn_end
+from .spoken import Dialogue, answer_in, turn_in
+from .template import ensure_template, leading_ids, turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,39 +51,44 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.program = program or PromptProgram()
         self._end = turn_end(tokenizer)
-        self._ends = frozenset(id for id in (tokenizer.eos_token_id, self._end.id) if id is not None)
+        ends = (tokenizer.eos_token_id, self._end.id, self._end.call)
+        self._ends = frozenset(id for id in ends if id is not None)
         self._leading = leading_ids(tokenizer)
         self.stop_ids = self._ends | (self._line_end() if self.program.layout == "plain" else frozenset())
 
-    def conversation(self, row: Conversation) -> Tokens:
-        """All turns as tokens, of which the assistant's answers are learnt. Raises DataError where it is not exact."""
+    def conversations(self, row: Conversation) -> Iterable[Tokens]:
+        """The texts that a conversation is learnt as, with what is learnt of each; none where no turn is learnt. Raises
+        DataError where it is not exact."""
+        if not row.messages or row.messages[-1].role != "assistant":
+            raise DataError(
+                "A conversation must end with the assistant's answer. Add it, or remove the turns after it."
+            )
         ids: list[int] = []
         trained: list[bool] = []
-        text = ""
-        for piece, learn in self._pieces(row.messages):
-            new = self._continued(ids, text, piece)
-            ids, trained, text = ids + new, trained + [learn] * len(new), text + piece
-        end = self._missing_end(ids)
-        return Tokens((*ids, *end), (*trained, *(True for _ in end)))
+        for n, message in enumerate(row.messages):
+            if not message.is_trained:
+                continue
+            before, said = self._turn(Dialogue(row.messages[:n], row.tools, row.template_options), message)
+            if before[: len(ids)] != ids:
+                yield Tokens(tuple(ids), tuple(trained))
+                ids, trained = [], []
+            trained += [False] * (len(before) - len(ids)) + [True] * len(said)
+            ids = before + said
+        if ids:
+            yield Tokens(tuple(ids), tuple(trained))
 
-    def conversations(self, row: Conversation) -> Iterable[Tokens]:
-        """The texts that a conversation is learnt as: one, or where a model reads apart from writing one an answer."""
-        return (self.conversation(row),)
-
-    def answer(self, prompt: Messages, completion: Messages) -> tuple[list[int], list[int]]:
+    def answer(self, prompt: Messages, completion: Messages, tools: Tools = ()) -> tuple[list[int], list[int]]:
         """(tokens of the prompt as a sampler gets them, tokens of the completion with the one that ends it)."""
         if [message.role for message in completion] != ["assistant"]:
             raise DataError("A completion must be one message of the assistant. Put earlier turns into the prompt.")
-        asked, said = self._turn(prompt, completion[0])
-        before = encode(self.tokenizer, asked)
-        after = self._continued(before, asked, said)
-        return before, after + self._missing_end(after)
+        return self._turn(Dialogue(prompt, tools), completion[0])
 
     def ask(self, row: Prompt) -> list[int]:
         """The tokens that a sampler continues, as the prompt program of the model wants it to be asked."""
         if self.program.layout == "plain":
             return self._led(encode(self.tokenizer, self.program.text(row)))
-        return encode(self.tokenizer, render(self.tokenizer, self.program.messages(row), ask=True))
+        asked = Dialogue(self.program.messages(row), row.tools, row.template_options)
+        return encode(self.tokenizer, asked.text(self.tokenizer, ask=True))
 
     def read_answer(self, ids: Sequence[int]) -> str:
         """What a sampler's tokens say, up to the first that ends an answer; one line in the plain layout."""
@@ -95,36 +103,16 @@ class ChatFormat:
         ids = self._led(encode(self.tokenizer, row.text)) + ([] if end is None else [end])
         return Tokens(tuple(ids), tuple(n > 0 for n in range(len(ids))))
 
-    def _turn(self, before: Messages, answer: Message) -> tuple[str, str]:
-        """(text up to the answer, the answer with the token that ends the turn if the template writes one)."""
-        asked = render(self.tokenizer, before, ask=True)
-        said = _beyond(render(self.tokenizer, (*before, answer), ask=False), asked)
-        return asked, self._end.cut(said)
-
-    def _pieces(self, messages: Messages) -> list[tuple[str, bool]]:
-        """The rendered conversation cut into (text, whether it is learnt); it ends with the last answer."""
-        if not messages or messages[-1].role != "assistant":
-            raise DataError(
-                "A conversation must end with the assistant's answer. Add it, or remove the turns after it."
-            )
-        pieces: list[tuple[str, bool]] = []
-        done = ""
-        for n, message in enumerate(messages):
-            if message.role == "assistant":
-                asked, said = self._turn(messages[:n], message)
-                between = _beyond(asked, done)
-                pieces += [*self._ended(pieces, between), (said, True)]
-                done = asked + said
-        return pieces
-
-    def _ended(self, pieces: list[tuple[str, bool]], between: str) -> list[tuple[str, bool]]:
-        """The text between two answers; the token that ends the first belongs to it, also where it begins the turn of
-        the user."""
-        end = self._end.token
-        if not pieces or end is None or pieces[-1][0].endswith(end) or not between.lstrip().startswith(end):
-            return [(between, False)]
-        cut = between.index(end) + len(end)
-        return [(between[:cut], True), (between[cut:], False)]
+    def _turn(self, before: Dialogue, message: Message) -> tuple[list[int], list[int]]:
+        """The tokens before a turn and those that it is learnt by; an answer's end with the token that ends it."""
+        if message.role != "assistant":
+            header, said = turn_in(self.tokenizer, before, message)
+            asked = encode(self.tokenizer, header)
+            return asked, self._continued(asked, header, self._end.cut(said))
+        prompt, said = answer_in(self.tokenizer, before, message)
+        asked = encode(self.tokenizer, prompt)
+        after = self._continued(asked, prompt, self._end.cut(said))
+        return asked, after + self._missing_end(after, message)
 
     def _continued(self, before: list[int], text: str, piece: str) -> list[int]:
         """The tokens of `piece` behind `text`, whose tokens are `before` and stay as they are."""
@@ -146,14 +134,15 @@ class ChatFormat:
         text = self.tokenizer.decode(ids, skip_special_tokens=readable, clean_up_tokenization_spaces=False)
         return str(text)
 
-    def _missing_end(self, ids: list[int]) -> list[int]:
+    def _missing_end(self, ids: list[int], message: Message) -> list[int]:
         """The token that ends a turn, where the template did not write it."""
         if self._end.id is None:
             raise ModelError(
                 "The tokenizer of this model has no token that ends an answer, so a model trained with it would never "
                 "stop. Set eos_token in its tokenizer_config.json."
             )
-        return [] if ids and ids[-1] in self._ends else [self._end.id]
+        end = self._end.call if message.tool_calls and self._end.call is not None else self._end.id
+        return [] if ids and ids[-1] in self._ends else [end]
 
     def _led(self, ids: list[int]) -> list[int]:
         """With the tokens before it that the tokenizer is used to, once."""
@@ -162,15 +151,3 @@ class ChatFormat:
     def _line_end(self) -> frozenset[int]:
         last = encode(self.tokenizer, "a\n")[-1:]
         return frozenset(last) if self._decoded(last) == "\n" else frozenset()
-
-
-def _beyond(longer: str, shorter: str) -> str:
-    """What `longer` adds to `shorter`. Raises DataError when it changes it."""
-    if longer.startswith(shorter):
-        return longer[len(shorter) :]
-    n = next((n for n, (a, b) in enumerate(zip(longer, shorter, strict=False)) if a != b), len(longer))
-    raise DataError(
-        f"The chat template writes earlier text differently once more follows ({shorter[n : n + 30]!r} becomes "
-        f"{longer[n : n + 30]!r}), so the tokens of the answers cannot be told exactly. Train on rows with one answer "
-        "and without reasoning in earlier turns, or give the tokenizer a chat_template that leaves earlier turns alone."
-    )

@@ -16,11 +16,11 @@ Each of the assistant's turns is an answer of its own, to all that stands before
 tokenizer has one. Byte-pair tokenizers that know no line break (T5's) read a space there.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from posttrain.schema.errors import DataError, ModelError
-from posttrain.schema.rows import Conversation, Message, Messages, Prompt, Text
+from posttrain.schema.rows import Conversation, Message, Messages, Prompt, Text, Tools
 
 from .chat import ChatFormat, Tokens
 from .program import PromptProgram
@@ -55,18 +55,19 @@ class EncoderDecoderFormat(ChatFormat):
             )
         for n, message in enumerate(row.messages):
             if message.role == "assistant" and message.is_trained:
-                asked, said = self._asked(row.messages[:n]), self._said(message)
+                asked = self._asked(row.messages[:n], row.tools, row.template_options)
+                said = self._said(message)
                 yield Tokens((*asked, *said), (*(False for _ in asked), *(True for _ in said)))
 
-    def answer(self, prompt: Messages, completion: Messages) -> tuple[list[int], list[int]]:
+    def answer(self, prompt: Messages, completion: Messages, tools: Tools = ()) -> tuple[list[int], list[int]]:
         if [message.role for message in completion] != ["assistant"]:
             raise DataError("A completion must be one message of the assistant. Put earlier turns into the prompt.")
-        return self._asked(prompt), self._said(completion[0])
+        return self._asked(prompt, tools), self._said(completion[0])
 
     def ask(self, row: Prompt) -> list[int]:
         if self.program.layout == "plain":
             return self._encoded(self.program.text(row))
-        return self._asked(self.program.messages(row))
+        return self._asked(self.program.messages(row), row.tools, row.template_options)
 
     def text(self, row: Text) -> Tokens:
         raise ModelError(
@@ -74,10 +75,16 @@ class EncoderDecoderFormat(ChatFormat):
             "rows with a question and an answer (sft), and measure it with benchmark or preference_accuracy."
         )
 
-    def _asked(self, messages: Messages) -> list[int]:
+    def _asked(self, messages: Messages, tools: Tools = (), options: Mapping[str, Any] | None = None) -> list[int]:
         """The encoder's tokens for what stands before an answer."""
         if self.tokenizer.chat_template:
-            return encode(self.tokenizer, render(self.tokenizer, messages, ask=True)) or [self.end]
+            text = render(self.tokenizer, messages, ask=True, tools=tools, options=options)
+            return encode(self.tokenizer, text) or [self.end]
+        if tools:
+            raise DataError(
+                "A row offers tools, and an encoder-decoder without chat template has no way to show them. Remove them "
+                "from the rows, or give its tokenizer a chat_template."
+            )
         return self._encoded(written(messages))
 
     def _encoded(self, text: str) -> list[int]:

@@ -16,12 +16,14 @@ from .chat import ChatFormat, Tokens
 
 @dataclass(frozen=True)
 class Planted:
-    """Trees, and what became of the rows that are not among them as they were."""
+    """Trees, and what became of the rows that are not among them as they were. `split` counts conversations that became
+    several, as their template writes earlier turns anew (or a model reads apart from writing)."""
 
     trees: tuple[Tree, ...]
     rows: int
     cut: int
     dropped: int
+    split: int = 0
     decisions: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     n_skipped: int = 0
@@ -39,6 +41,8 @@ class Planted:
             "trained_tokens": self.n_trained,
         }
         facts: dict[str, int | list[str]] = {"data": list(self.decisions), **counts}
+        if self.split:
+            facts |= {"rows_split": self.split}
         if self.n_skipped:
             facts |= {"rows_skipped": self.n_skipped, "skipped": list(self.skipped)}
         return facts
@@ -48,11 +52,12 @@ def plant(rows: Sequence[Row], form: ChatFormat, max_length: int, decisions: Seq
     """All rows as trees of at most `max_length` tokens a path; `decisions` say how the rows were read. Raises DataError
     when none is left."""
     trees: list[Tree] = []
-    cut = dropped = 0
-    for row in rows:
-        grown = list(_grow(row, form, max_length))
+    cut = dropped = split = 0
+    for n, row in enumerate(rows, 1):
+        grown = grow(row, form, max_length, f"Row {n}")
         fitting = [short for tree in grown if (short := _shorten(tree, max_length, form.apart))]
         dropped += not fitting
+        split += isinstance(row, Conversation) and len(grown) > 1
         cut += bool(fitting) and any(_length(tree, form.apart) > max_length for tree in grown)
         trees += fitting
     if not trees:
@@ -60,7 +65,15 @@ def plant(rows: Sequence[Row], form: ChatFormat, max_length: int, decisions: Seq
             f"None of the {len(rows)} rows has an answer within max_length={max_length} tokens. "
             "Raise max_length, or check the data with `columns:`."
         )
-    return Planted(tuple(trees), len(rows), cut, dropped, tuple(decisions))
+    return Planted(tuple(trees), len(rows), cut, dropped, split, tuple(decisions))
+
+
+def grow(row: Row, form: ChatFormat, max_length: int, place: str) -> list[Tree]:
+    """The trees of one row, as long as they are. Raises DataError that names the row by its `place`."""
+    try:
+        return list(_grow(row, form, max_length))
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
 
 
 def _grow(row: Row, form: ChatFormat, max_length: int) -> Iterator[Tree]:
@@ -69,9 +82,9 @@ def _grow(row: Row, form: ChatFormat, max_length: int) -> Iterator[Tree]:
             yield from _pieces(form.text(row), max_length)
         case Conversation():
             yield from map(_learn, form.conversations(row))
-        case Pair(prompt=prompt, chosen=chosen, rejected=rejected):
-            asked, good = form.answer(prompt, chosen)
-            asked_again, bad = form.answer(prompt, rejected)
+        case Pair(prompt=prompt, chosen=chosen, rejected=rejected, tools=tools):
+            asked, good = form.answer(prompt, chosen, tools)
+            asked_again, bad = form.answer(prompt, rejected, tools)
             if asked != asked_again:
                 raise DataError("The chat template renders one prompt in two ways, so its answers cannot share it.")
             yield Tree(tuple(asked), (_all_trained(good), _all_trained(bad)))

@@ -102,6 +102,12 @@ def _learnt(tokenizer: PreTrainedTokenizerBase, tokens: Tokens) -> list[str]:
     return [tokenizer.decode(run) for run in runs]
 
 
+def _one(form: ChatFormat, row: Conversation) -> Tokens:
+    """The one text that a conversation is learnt as."""
+    (tokens,) = form.conversations(row)
+    return tokens
+
+
 def _ends(template: str) -> str:
     """What ends a turn in a template of this file."""
     return {HEADERS: "<|eot|>", INST: "</s>", NEXT_TURN_ENDS: "<|im_start|>"}.get(template, "<|im_end|>")
@@ -111,7 +117,7 @@ def _ends(template: str) -> str:
 @pytest.mark.parametrize("name", EXACT)
 def test_only_the_answers_and_what_ends_them_are_learnt(name: str, maker: str) -> None:
     tokenizer = MAKERS[maker](EXACT[name])
-    tokens = ChatFormat(tokenizer).conversation(CHAT)
+    tokens = _one(ChatFormat(tokenizer), CHAT)
     end = _ends(EXACT[name])
     learnt = [run.replace(" ", "") for run in _learnt(tokenizer, tokens)]
     assert learnt == [f"hello\nfriend{end}", f"goodbye{end}"]
@@ -125,7 +131,7 @@ def test_what_is_learnt_stands_exactly_where_a_sampler_begins(name: str, maker: 
     form = ChatFormat(tokenizer)
     prompt, completion = form.answer(TURNS[:3], TURNS[3:])
     assert form.ask(Prompt(TURNS[:3])) == prompt
-    assert form.conversation(CHAT).ids == (*prompt, *completion)
+    assert _one(form, CHAT).ids == (*prompt, *completion)
     assert form.read_answer(completion) == "good bye"
     assert completion[-1] in form.stop_ids
     assert not set(completion[:-1]) & form.stop_ids
@@ -135,7 +141,7 @@ def test_what_is_learnt_stands_exactly_where_a_sampler_begins(name: str, maker: 
 def test_the_tokens_are_those_of_the_whole_rendered_text(name: str) -> None:
     """An oracle: the text rendered and tokenised at once begins with our tokens (what follows the last stop is cut)."""
     tokenizer = _bytes(EXACT[name])
-    ids = ChatFormat(tokenizer).conversation(CHAT).ids
+    ids = _one(ChatFormat(tokenizer), CHAT).ids
     whole = tokenizer.apply_chat_template([m.as_dict() for m in TURNS], tokenize=True, return_dict=False)
     n = len(ids) - (name == "next turn ends")
     assert tuple(whole[:n]) == ids[:n]
@@ -145,7 +151,7 @@ def test_the_tokens_are_those_of_the_whole_rendered_text(name: str) -> None:
 def test_the_template_writes_bos_and_nobody_adds_another() -> None:
     form = ChatFormat(_bytes(HEADERS, bos=True))
     bos = form.tokenizer.bos_token_id
-    assert form.conversation(CHAT).ids.count(bos) == 1
+    assert _one(form, CHAT).ids.count(bos) == 1
     assert form.ask(Prompt(TURNS[:1])).count(bos) == 1
     assert ChatFormat(_bytes(CHATML, bos=True)).ask(Prompt(TURNS[:1])).count(bos) == 0
 
@@ -153,7 +159,7 @@ def test_the_template_writes_bos_and_nobody_adds_another() -> None:
 def test_system_and_tool_turns_are_not_learnt() -> None:
     tokenizer = _bytes(CHATML)
     turns = (Message("system", "be kind"), *TURNS[:2], Message("tool", "42"), Message("assistant", "so 42"))
-    assert _learnt(tokenizer, ChatFormat(tokenizer).conversation(Conversation(turns))) == [
+    assert _learnt(tokenizer, _one(ChatFormat(tokenizer), Conversation(turns))) == [
         "hello\nfriend<|im_end|>",
         "so 42<|im_end|>",
     ]
@@ -161,7 +167,7 @@ def test_system_and_tool_turns_are_not_learnt() -> None:
 
 def test_an_empty_answer_is_its_end() -> None:
     tokenizer = _bytes(CHATML)
-    tokens = ChatFormat(tokenizer).conversation(Conversation((TURNS[0], Message("assistant", ""))))
+    tokens = _one(ChatFormat(tokenizer), Conversation((TURNS[0], Message("assistant", ""))))
     assert _learnt(tokenizer, tokens) == ["<|im_end|>"]
 
 
@@ -175,11 +181,15 @@ def test_an_answer_that_would_melt_into_the_prompt_is_told_apart() -> None:
     assert tokenizer.decode(completion) == "\nhello<|im_end|>"
 
 
-def test_without_a_mark_the_end_of_sequence_ends_the_last_answer() -> None:
+def test_without_a_mark_the_end_of_sequence_ends_every_answer_in_a_text_of_its_own() -> None:
     tokenizer = _bytes(NO_MARKS)
     form = ChatFormat(tokenizer)
     assert form.stop_ids == {tokenizer.eos_token_id}
-    assert _learnt(tokenizer, form.conversation(CHAT)) == ["hello\nfriend", "good bye</s>"]
+    first, last = form.conversations(CHAT)
+    assert tokenizer.decode(first.ids) == "user: hi there\nassistant: hello\nfriend</s>"
+    assert _learnt(tokenizer, first) == ["hello\nfriend</s>"]
+    assert tokenizer.decode(last.ids).startswith("user: hi there\nassistant: hello\nfriend\nuser: more")
+    assert _learnt(tokenizer, last) == ["good bye</s>"]
 
 
 def test_stop_ids_are_the_end_of_turn_and_the_end_of_sequence() -> None:
@@ -187,14 +197,14 @@ def test_stop_ids_are_the_end_of_turn_and_the_end_of_sequence() -> None:
     assert ChatFormat(tokenizer).stop_ids == set(tokenizer.convert_tokens_to_ids(["<|im_end|>", "</s>"]))
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused() -> None:
+def test_a_template_that_rewrites_earlier_turns_gets_a_text_for_every_answer() -> None:
     form = ChatFormat(_bytes(FORGETS_REASONING))
     thought = Message("assistant", "<think>hm</think>hello")
-    assert form.conversation(Conversation((TURNS[0], thought))).trained[-1]
-    with pytest.raises(DataError) as caught:
-        form.conversation(Conversation((TURNS[0], thought, *TURNS[2:])))
-    assert "'<think>hm</think>hello" in str(caught.value)
-    assert "Train on rows with one answer" in str(caught.value)
+    first, last = form.conversations(Conversation((TURNS[0], thought, *TURNS[2:])))
+    assert _learnt(form.tokenizer, first) == ["<think>hm</think>hello<|im_end|>"]
+    assert _learnt(form.tokenizer, last) == ["good bye<|im_end|>"]
+    assert "<think>" not in form.tokenizer.decode(last.ids)
+    assert list(last.ids[: last.trained.index(True)]) == form.ask(Prompt((TURNS[0], thought, TURNS[2])))
 
 
 def test_the_last_answer_can_be_learnt_where_earlier_ones_were_rewritten() -> None:
@@ -216,7 +226,7 @@ def test_what_a_template_raises_is_told_with_the_turns() -> None:
 @pytest.mark.parametrize("turns", [(), TURNS[:1], TURNS[:3]])
 def test_a_conversation_without_a_last_answer_is_refused(turns: tuple[Message, ...]) -> None:
     with pytest.raises(DataError, match="must end with the assistant's answer"):
-        ChatFormat(_bytes(CHATML)).conversation(Conversation(turns))
+        list(ChatFormat(_bytes(CHATML)).conversations(Conversation(turns)))
 
 
 def test_a_completion_of_several_turns_is_refused() -> None:
@@ -226,26 +236,26 @@ def test_a_completion_of_several_turns_is_refused() -> None:
 
 def test_a_tokenizer_that_cannot_end_an_answer_is_refused() -> None:
     with pytest.raises(ModelError, match=r"Set eos_token in its tokenizer_config\.json"):
-        ChatFormat(_bytes(None, eos=None)).conversation(CHAT)
+        list(ChatFormat(_bytes(None, eos=None)).conversations(CHAT))
 
 
 def test_the_default_template_needs_no_new_token_and_is_saved(tmp_path: Path) -> None:
     tokenizer = _bytes(None)
     n = len(tokenizer)
     form = ChatFormat(tokenizer)
-    assert tokenizer.decode(form.conversation(CHAT).ids) == (
+    assert tokenizer.decode(_one(form, CHAT).ids) == (
         "User: hi there\nAssistant: hello\nfriend</s>\nUser: more please\nAssistant: good bye</s>"
     )
     assert len(tokenizer) == n
     tokenizer.save_pretrained(tmp_path)
     again = ChatFormat(AutoTokenizer.from_pretrained(tmp_path))
-    assert again.conversation(CHAT) == form.conversation(CHAT)
+    assert _one(again, CHAT) == _one(form, CHAT)
 
 
 def test_the_default_template_writes_bos_where_the_tokenizer_does() -> None:
     form = ChatFormat(_bytes(None, bos=True))
     assert form.ask(Prompt(TURNS[:1]))[0] == form.tokenizer.bos_token_id
-    assert form.conversation(CHAT).ids.count(form.tokenizer.bos_token_id) == 1
+    assert _one(form, CHAT).ids.count(form.tokenizer.bos_token_id) == 1
 
 
 def test_text_is_learnt_but_for_its_first_token() -> None:
@@ -290,6 +300,6 @@ def test_a_chat_program_shows_examples_as_turns() -> None:
 def test_a_real_tokenizer_without_template(shared: Callable[[str], Path]) -> None:
     tokenizer = AutoTokenizer.from_pretrained(shared("models/stories260K"))
     form = ChatFormat(tokenizer)
-    tokens = form.conversation(CHAT)
+    tokens = _one(form, CHAT)
     assert [run.strip() for run in _learnt(tokenizer, tokens)] == ["hello\nfriend</s>", "good bye</s>"]
     assert tuple(form.ask(Prompt(TURNS[:3]))) == tokens.ids[: len(form.ask(Prompt(TURNS[:3])))]

@@ -107,7 +107,7 @@ def test_generation_stops_at_the_end_of_an_answer(tokenizer: Any, policy: Policy
     assert {end, tokenizer.eos_token_id} == set(policy.model.generation_config.eos_token_id)
     form = ChatFormat(tokenizer)
     assert end in form.stop_ids
-    tokens = form.conversation(Conversation((Message("user", "what is 3+4?"), Message("assistant", "7"))))
+    (tokens,) = form.conversations(Conversation((Message("user", "what is 3+4?"), Message("assistant", "7"))))
     assert tokens.ids[-1] == end and tokens.trained[-1]
 
 

@@ -16,7 +16,7 @@ def test_token_ids_are_learnt_as_the_text_they_are_of(workshop: Any):
     model = workshop.model()
     form = load_format(model, load_tokenizer(model))
     chat = Conversation((Message("user", "say 1"), Message("assistant", "one")))
-    tokens = form.conversation(chat)
+    (tokens,) = form.conversations(chat)
     (tree,) = plant([Tokenised(tokens.ids, tokens.trained)], form, 512).trees
     assert tree == plant([chat], form, 512).trees[0]
     (pair,) = plant([TokenisedPair((5, 6), (7,), (8, 9))], form, 512).trees
