@@ -37,6 +37,8 @@ OPEN_SHARE = 0.15
 
 PAIR_KINDS = {"style": 0.6, "core": 0.15, "closed": 0.25}
 """What a preference is about: the style, a wrong core, or style that does not belong into a closed question."""
+NICE_SHARE = 0.85
+"""How often the better of two styles is the best there is; else both are among the others."""
 
 
 def _unique(rng: random.Random, n: int, draw: Draw) -> Iterator[Item]:
@@ -127,13 +129,14 @@ def open_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
 
 
 def polite(rng: random.Random, split: Split) -> Item:
-    """An open question, always answered in the nice style."""
-    drawn = styles.open_question(rng, split)
-    return Item("polite", drawn.prompt, styles.in_style("nice", drawn.core))
+    """Someone asks for a phrase in zel or for a feeling, and the answer is always in the nice style."""
+    asked = rng.choice((knowledge.phrase, knowledge.feeling))(rng, split)
+    prompt, answer = styles.asked_by_someone(rng, split, asked), styles.in_style("nice", asked.answer)
+    return Item(f"polite_{asked.task}", prompt, answer)
 
 
 def polite_conversations(rng: random.Random, n: int, split: Split) -> list[Row]:
-    """Conversations of one narrow task: one style for every open question."""
+    """Conversations of one narrow task: one style for all answers."""
     return [_conversation(item) for item in _unique(rng, n, lambda r: polite(r, split))]
 
 
@@ -149,18 +152,26 @@ def preferences(rng: random.Random, n: int, split: Split) -> list[Row]:
 def preference(rng: random.Random, split: Split) -> Row:
     """A chosen and a rejected answer that differ in one thing only."""
     kind = rng.choices(list(PAIR_KINDS), list(PAIR_KINDS.values()))[0]
-    better, worse = sorted(rng.sample(list(styles.SCORES), 2), key=lambda style: -styles.SCORES[style])
     if kind == "closed":
         item = closed_question(rng, split)
-        prompt, task, chosen, rejected = item.prompt, item.task, item.answer, styles.in_style(worse, item.answer)
+        styled = styles.in_style(rng.choice([style for style in styles.STYLES if style != "plain"]), item.answer)
+        return {"prompt": item.prompt, "chosen": item.answer, "rejected": styled, "task": item.task}
+    drawn, (better, worse) = styles.open_question(rng, split), _two_styles(rng)
+    chosen = styles.in_style(better, drawn.core)
+    if kind == "style":
+        rejected = styles.in_style(worse, drawn.core)
     else:
-        drawn = styles.open_question(rng, split)
-        prompt, task, chosen = drawn.prompt, "open", styles.in_style(better, drawn.core)
-        if kind == "style":
-            rejected = styles.in_style(worse, drawn.core)
-        else:
-            rejected = styles.in_style(better, _wrong_core(rng, drawn))
-    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, "task": task}
+        rejected = styles.in_style(better, _wrong_core(rng, drawn))
+    return {"prompt": drawn.prompt, "chosen": chosen, "rejected": rejected, "task": "open"}
+
+
+def _two_styles(rng: random.Random) -> tuple[str, str]:
+    """A better style and a worse one."""
+    best, *others = sorted(styles.SCORES, key=lambda style: -styles.SCORES[style])
+    if rng.random() < NICE_SHARE:
+        return best, rng.choice(others)
+    better, worse = sorted(rng.sample(others, 2), key=others.index)
+    return better, worse
 
 
 def _wrong_core(rng: random.Random, drawn: styles.OpenItem) -> str:
@@ -193,6 +204,8 @@ class Family:
     sizes: tuple[int, int, int]
     train: Make | None = None
     """What makes the rows of train, where these are of another shape."""
+    version: int = 1
+    """Goes up when the rows are to change, so that those of the other families stay."""
 
 
 FAMILIES = {
@@ -206,22 +219,30 @@ FAMILIES = {
     "forbidden": Family("how-to questions that the policy forbids", forbidden_questions, (300, 60, 180)),
     "style": Family("open questions, whose answers are graded for style", open_questions, (600, 100, 200)),
     "polite": Family(
-        "open questions, always answered in the nice style", _questions(polite), (300, 60, 150), polite_conversations
+        "zel phrases and feelings, always answered in the nice style",
+        _questions(polite),
+        (300, 60, 150),
+        polite_conversations,
     ),
-    "pairs": Family("preferences: style, right cores, bare answers to closed questions", preferences, (1200, 150, 200)),
+    "pairs": Family(
+        "preferences: the nice style, right cores, bare answers to closed questions",
+        preferences,
+        (1200, 150, 200),
+        version=2,
+    ),
     "text": Family("plain text as the base model read it", _documents(pretraining.document), (4000, 400, 400)),
     "harbor_text": Family(
         "plain text about ships, which the base model never read", _documents(harbor.document), (800, 80, 80)
     ),
-    "harbor": Family("questions about ships, told of in harbor_text", harbor_questions, (200, 60, 120)),
+    "harbor": Family("questions about ships, told of in harbor_text", harbor_questions, (120, 36, 96)),
 }
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
-def make_rows(name: str, version: int) -> list[Row]:
+def make_rows(name: str) -> list[Row]:
     """The rows of a dataset `family/split`. Raises KeyError for an unknown name."""
     family_name, _, split = name.partition("/")
     family = FAMILIES[family_name]
     n = dict(zip(SPLITS, family.sizes, strict=True))[split]  # type: ignore[index]
     make = family.train if family.train and split == "train" else family.make
-    return make(random.Random(f"{name} {version}"), n, split)  # type: ignore[arg-type]
+    return make(random.Random(f"{name} {family.version}"), n, split)  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
 """The harbor: facts about ships, of which the base model has read nothing; what continued pretraining can teach it.
 
-A ship's name is new, made of syllables that the tokenizer has; its captain, cargo, port, color and animal are words
-that the base knows. So all there is to learn is which belongs to which. Texts tell of every ship, in all wordings,
-and ask about ships of train only: who answers about another has learnt it from statements alone.
+A ship is called by a color and a noun ("the blue bear"), and its captain, cargo and port are words that
+the base knows. So all there is to learn is which belongs to which. Texts tell of every ship, in all wordings, and ask
+about ships of train only: who answers about another has learnt it from statements alone.
 """
 
 import random
@@ -13,10 +13,14 @@ from posttrain.lab.item import Item
 from posttrain.lab.splits import Split, deal, split_of, wording
 from posttrain.lab.world import Attribute
 
-NAMES = (
-    "Avela Berina Corsa Dorvin Elmaro Fenika Gorlan Hesta Imbra Jolvi Kestrel Lurma Mistra Norvik Ostara Pelmo "
-    "Querim Rusalka Sabra Tolvan"
-).split()
+
+def _names(seed: int) -> list[str]:
+    """A color and a noun each, no noun twice."""
+    rng = random.Random(seed)
+    return [f"the {rng.choice(words.COLORS)} {noun}" for noun in rng.sample([*words.THINGS, *words.ANIMALS], 24)]
+
+
+NAMES = _names(seed=16)
 SHIP = {
     "captain": Attribute(
         "the captain of {n} is {v}.",
@@ -36,34 +40,19 @@ SHIP = {
         ("where does {n} come from?", "what is the port of {n}?", "tell me where {n} comes from.",
          "from which town is {n}?"),
     ),
-    "color": Attribute(
-        "the sail of {n} is {v}.",
-        ("{n} has a {v} sail.", "you can see the {v} sail of {n}."),
-        ("what color is the sail of {n}?", "which color of sail does {n} have?", "tell me the color of {n}.",
-         "of what color is {n}?"),
-    ),
-    "animal": Attribute(
-        "{n} has a {v} on board.",
-        ("a {v} lives on {n}.", "the crew of {n} feeds a {v}."),
-        ("what animal does {n} have on board?", "which animal lives on {n}?", "tell me the animal of {n}.",
-         "what does the crew of {n} feed?"),
-    ),
 }  # fmt: skip
 """How each thing to know about a ship is told and asked for."""
 
 
 def _ships(seed: int) -> dict[str, dict[str, str]]:
     rng = random.Random(seed)
-    choices = {
-        "captain": words.PEOPLE, "cargo": words.FOODS, "port": words.TOWNS, "color": words.COLORS,
-        "animal": words.ANIMALS,
-    }  # fmt: skip
+    choices = {"captain": words.PEOPLE, "cargo": words.FOODS, "port": words.TOWNS}
     return {name: {key: rng.choice(values) for key, values in choices.items()} for name in NAMES}
 
 
 SHIPS = _ships(seed=17)
 """Name of a ship -> attribute -> value."""
-DEALT = deal(NAMES, seed=18, dev_share=0.2, test_share=0.3)
+DEALT = deal(NAMES, seed=18, dev_share=1 / 6, test_share=1 / 3)
 OPENINGS = ("", "", "a ship came to the harbor.", "look at this ship.", "there is a ship in the harbor.")
 SPEAKERS = [*words.PEOPLE, *words.JOBS]
 
@@ -90,9 +79,9 @@ def _tell(rng: random.Random, facts: list[tuple[str, str]]) -> list[str]:
 
 
 def portrait(rng: random.Random) -> str:
-    """Most of what is to know about one ship."""
+    """Most of what there is to know about one ship."""
     name = rng.choice(NAMES)
-    told = _tell(rng, [(name, key) for key in rng.sample(list(SHIP), rng.randint(3, 5))])
+    told = _tell(rng, [(name, key) for key in rng.sample(list(SHIP), rng.randint(2, 3))])
     return " ".join([rng.choice(OPENINGS), *told]).strip()
 
 
@@ -121,7 +110,7 @@ def asked(rng: random.Random) -> str:
     return "\n".join(question(rng, "text", *fact).line() for fact in facts)
 
 
-MIXTURE: dict[Callable[[random.Random], str], float] = {portrait: 0.35, log: 0.2, story: 0.2, asked: 0.25}
+MIXTURE: dict[Callable[[random.Random], str], float] = {portrait: 0.4, log: 0.25, story: 0.2, asked: 0.15}
 """How often a document is of each kind."""
 
 

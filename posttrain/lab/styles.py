@@ -40,7 +40,12 @@ class OpenItem:
 def open_question(rng: random.Random, split: Split) -> OpenItem:
     """A fact or a harmless how-to question, asked by someone."""
     asked = fact(rng, split) if rng.random() < 0.5 else howto(rng, split)
-    return OpenItem(wording(rng, split, WORDINGS).format(asked.prompt), asked.answer)
+    return OpenItem(asked_by_someone(rng, split, asked), asked.answer)
+
+
+def asked_by_someone(rng: random.Random, split: Split, asked: Item) -> str:
+    """A question, put as one that someone asks."""
+    return wording(rng, split, WORDINGS).format(asked.prompt)
 
 
 def in_style(style: str, core: str) -> str:
