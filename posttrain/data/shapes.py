@@ -37,11 +37,11 @@ def _as_conversation(row: Nature, cells: Cells) -> tuple[Row, ...]:
             raise LeftOut("the answer has a thumb down")
         case Steps():
             raise LeftOut("a step is wrong")
-    return _tokens(row, "the last message is not the assistant's")
+    return _itself(row, "the last message is not the assistant's")
 
 
-def _tokens(row: Nature, why_not: str) -> tuple[Row, ...]:
-    """Token ids as they are; anything else is left out."""
+def _itself(row: Nature, why_not: str) -> tuple[Row, ...]:
+    """A row that is of the shape already, or token ids in its place. Raises LeftOut for what cannot become it."""
     if isinstance(row, Prompt | Ranked | Steps):
         raise LeftOut(why_not)
     return (row,)
@@ -53,7 +53,7 @@ def _as_labelled(row: Nature, cells: Cells) -> tuple[Row, ...]:
             return (Labelled(prompt, chosen, True, tools), Labelled(prompt, rejected, False, tools))
         case Steps():
             return row.labelled()
-    return _tokens(row, "it has no thumb")
+    return _itself(row, "it has no thumb")
 
 
 def _as_pair(row: Nature, cells: Cells) -> tuple[Row, ...]:
@@ -61,7 +61,7 @@ def _as_pair(row: Nature, cells: Cells) -> tuple[Row, ...]:
         if not (pairs := row.pairs()):
             raise LeftOut("all answers are equally good")
         return pairs
-    return _tokens(row, "it has no second answer")
+    return _itself(row, "it has no second answer")
 
 
 def _as_prompt(row: Nature, cells: Cells) -> tuple[Row, ...]:
@@ -86,7 +86,7 @@ def _last_answer(row: Nature) -> str | None:
 
 
 def _as_text(row: Nature, cells: Cells) -> tuple[Row, ...]:
-    return _tokens(row, "it has no text")
+    return _itself(row, "it has no text")
 
 
 CONVERSIONS: dict[type[Row], Callable[[Nature, Cells], tuple[Row, ...]]] = {
