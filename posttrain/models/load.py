@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 
 from posttrain.data.chat import ChatFormat
 from posttrain.data.program import PromptProgram
+from posttrain.data.seq2seq_format import EncoderDecoderFormat
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
 
-from . import attention
+from . import attention, seq2seq
 from .adapters import NAME, reload, save_adapter
 from .four_bits import configuration, keep_gradients, note_base, wants_four_bits
 from .policy import Policy, is_adapted
@@ -57,9 +58,10 @@ def load_tokenizer(model: Model) -> "PreTrainedTokenizerBase":
         ) from error
 
 
-def load_format(model: Model, tokenizer: "PreTrainedTokenizerBase") -> ChatFormat:
-    """How this model is talked to: its chat template and its prompt program."""
-    return ChatFormat(tokenizer, PromptProgram.load(model.path))
+def load_format(model: Model, tokenizer: "PreTrainedTokenizerBase", program: PromptProgram | None = None) -> ChatFormat:
+    """How this model is talked to: its chat template and its prompt program, or another one."""
+    form = EncoderDecoderFormat if _config(Path(model.base or model.path)).is_encoder_decoder else ChatFormat
+    return form(tokenizer, program or PromptProgram.load(model.path))
 
 
 def load_weights(model: Model, *, four_bits: bool = False) -> "Weights":
@@ -97,9 +99,11 @@ def load_policy(model: Model, *, dtype: str = "float32", **options: Any) -> Poli
 
 
 def _load_dense(path: Path, **options: Any) -> "PreTrainedModel":
-    for implementation in (attention.NAME, "eager"):
+    encodes = _config(path).is_encoder_decoder
+    auto = _transformers().AutoModelForSeq2SeqLM if encodes else _transformers().AutoModelForCausalLM
+    for implementation in ("sdpa" if encodes else attention.NAME, "eager"):
         try:
-            weights = _transformers().AutoModelForCausalLM.from_pretrained(
+            weights = auto.from_pretrained(
                 path, dtype=torch.float32, attn_implementation=implementation, trust_remote_code=False, **options
             )
             if implementation == attention.NAME and _wants_eager(weights):
@@ -107,10 +111,22 @@ def _load_dense(path: Path, **options: Any) -> "PreTrainedModel":
             return weights
         except UNREADABLE as error:
             failure = error
+    kind = "an encoder-decoder" if encodes else "a causal language model"
     raise ModelError(
-        f"{path} cannot be loaded as a causal language model: {_first_line(failure)}. "
+        f"{path} cannot be loaded as {kind}: {_first_line(failure)}. "
         "Give a folder with config.json and model.safetensors of one."
     ) from failure
+
+
+def _config(path: Path) -> Any:
+    """A model's config. Raises ModelError."""
+    try:
+        return _transformers().AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(
+            f"{path} cannot be loaded as a language model: {_first_line(error)}. "
+            "Give a folder with config.json and model.safetensors of one."
+        ) from error
 
 
 def _wants_eager(weights: "PreTrainedModel") -> bool:
@@ -126,6 +142,9 @@ def save_weights(weights: "Weights", tokenizer: "PreTrainedTokenizerBase", folde
         weights.peft_config[NAME].base_model_name_or_path = Path(source.base or source.path).name
         save_adapter(weights, folder)
         note_base(weights.get_base_model(), folder)
+    elif weights.config.is_encoder_decoder:
+        seq2seq.note_generation(weights, sorted(EncoderDecoderFormat(tokenizer).stop_ids))
+        weights.save_pretrained(str(folder))
     else:
         stops = ChatFormat(tokenizer).stop_ids  # so that any other program stops where this one does
         weights.generation_config.eos_token_id = sorted(stops) or None

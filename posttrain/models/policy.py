@@ -18,7 +18,7 @@ from posttrain.data.batch import Batch
 from posttrain.functional.layout import Branch, Layout, Tree, filled, packed, padded, rounded, split_by_tokens
 from posttrain.functional.logps import plain_logps, token_logps
 
-from . import attention
+from . import attention, seq2seq
 from .adapters import n_virtual
 from .precision import computes_in
 
@@ -68,9 +68,23 @@ class Policy:
 
     @property
     def context(self) -> int:
-        """The longest text the model knows positions for, in tokens, beside the virtual ones."""
+        """The longest text the model knows positions for, in tokens, beside the virtual ones; of an encoder-decoder the
+        longest question, and the longest answer."""
+        if self.encodes:
+            return seq2seq.longest(self.model.config) - self.n_virtual
         positions = getattr(self.model.config, "max_position_embeddings", None) or sys.maxsize
         return int(positions) - self.n_virtual
+
+    @property
+    def encodes(self) -> bool:
+        """Whether an encoder reads the question and a decoder writes the answer."""
+        return bool(self.model.config.is_encoder_decoder)
+
+    def room(self, n: int) -> int:
+        """How long an answer to a question of `n` tokens can be."""
+        if self.encodes:
+            return self.context if n <= self.context else 0
+        return max(self.context - n, 0)
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
@@ -110,6 +124,8 @@ class Policy:
             return self._logps(trees, "padded")
 
     def _logps(self, trees: Sequence[Tree], way: str) -> tuple[Tensor, Tensor]:
+        if self.encodes:
+            return seq2seq.logps(self, trees, way)
         layout = filled(packed(trees), self.pad_id) if way == "packed" else padded(trees, self.pad_id)
         at, targets, answers = (
             torch.tensor(x, dtype=torch.long, device=self.device)
@@ -156,7 +172,9 @@ class Policy:
             inputs["past_key_values"] = root
         if mask:
             lengths = torch.tensor(layout.lengths, device=self.device) + n_before
-            inputs["attention_mask"] = (torch.arange(ids.shape[1] + n_before, device=self.device) < lengths[:, None]).long()
+            inputs["attention_mask"] = (
+                torch.arange(ids.shape[1] + n_before, device=self.device) < lengths[:, None]
+            ).long()
         return inputs
 
     def precision(self) -> contextlib.AbstractContextManager[None]:

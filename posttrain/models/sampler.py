@@ -17,6 +17,7 @@ from posttrain.schema.errors import DataError
 from posttrain.schema.settings import Settings
 
 from .policy import Policy
+from .seq2seq import Writing
 
 BATCH_TOKENS = 16_384
 
@@ -70,26 +71,22 @@ class TransformersSampler:
     def _check(self, prompts: Sequence[Sequence[int]]) -> None:
         """Raises DataError for a prompt that leaves no room for an answer."""
         longest, context = max(map(len, prompts), default=0), self.policy.context
-        if longest >= context:
+        if not self.policy.room(longest):
+            beside = "" if self.policy.encodes else " with its answer"
             raise DataError(
-                f"A prompt has {longest} tokens and the model reads {context} with its answer. "
+                f"A prompt has {longest} tokens and the model reads {context}{beside}. "
                 "Shorten the prompts or show fewer examples."
             )
 
     def _decode(
         self, prompts: Sequence[Sequence[int]], rows: Sequence[int], sampling: Sampling, seed: int
     ) -> list[list[int]]:
-        from transformers import DynamicCache
-
         answers: list[list[int]] = [[] for _ in prompts]
         draws = _draws(rows, sampling, seed)
-        ids, mask = self._left_padded(prompts)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        cache, alive = DynamicCache(config=self.policy.model.config), list(range(len(prompts)))
-        for step in range(min(sampling.max_new_tokens, self.policy.context - ids.shape[1])):
-            logits = self.policy.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-            ).logits[:, -1]
+        writing = (Writing if self.policy.encodes else Continuing)(self.policy, prompts)
+        alive, tokens = list(range(len(prompts))), None
+        for step in range(min(sampling.max_new_tokens, self.policy.room(max(map(len, prompts))))):
+            logits = writing.logits(tokens)
             tokens = _choose(logits.float(), sampling, draws[alive, step] if draws is not None else None)
             for row, token in zip(alive, tokens.tolist(), strict=True):
                 answers[row].append(token)
@@ -97,20 +94,56 @@ class TransformersSampler:
             if not keep:
                 break
             if len(keep) < len(alive):
-                chosen = torch.tensor(keep, device=mask.device)
-                cache.batch_select_indices(chosen)
-                tokens, mask, positions = tokens[chosen], mask[chosen], positions[chosen]
-                alive = [alive[i] for i in keep]
-            ids, positions = tokens[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+                chosen = torch.tensor(keep, device=tokens.device)
+                writing.keep(chosen)
+                tokens, alive = tokens[chosen], [alive[i] for i in keep]
         return answers
 
-    def _left_padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        width = max(map(len, prompts))
-        pad = self.policy.pad_id
-        ids = torch.tensor([[pad] * (width - len(p)) + list(p) for p in prompts], device=self.policy.device)
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self.policy.device)
-        return ids, mask
+
+class Continuing:
+    """Texts on their way: `logits` after each token, and rows that are finished leave. Virtual tokens stand before the
+    prompts if there are any."""
+
+    def __init__(self, policy: Policy, prompts: Sequence[Sequence[int]]):
+        from transformers import DynamicCache
+
+        self.model, config = policy.causal(), policy.model.config
+        self.ids, self.mask = _left_padded(prompts, policy)
+        self.positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        self.cache = DynamicCache(config=config)
+        if root := policy.root():
+            n = policy.n_virtual
+            self.cache = root.grown(len(self.mask), config)
+            self.mask, self.positions = (
+                torch.cat([self.mask.new_ones(len(self.mask), n), self.mask], 1),
+                self.positions + n,
+            )
+
+    def logits(self, tokens: Tensor | None) -> Tensor:
+        """(rows, V): what follows the last tokens (rows,), or the prompts."""
+        if tokens is not None:
+            self.ids, self.positions = tokens[:, None], self.positions[:, -1:] + 1
+            self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
+        made: Tensor = self.model(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            logits_to_keep=1,
+        ).logits
+        return made[:, -1]
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows go on."""
+        self.cache.batch_select_indices(rows)
+        self.mask, self.positions = self.mask[rows], self.positions[rows]
+
+
+def _left_padded(prompts: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, Tensor]:
+    width = max(map(len, prompts))
+    ids = torch.tensor([[policy.pad_id] * (width - len(p)) + list(p) for p in prompts], device=policy.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=policy.device)
+    return ids, mask
 
 
 def _draws(rows: Sequence[int], sampling: Sampling, seed: int) -> Tensor | None:

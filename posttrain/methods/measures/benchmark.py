@@ -11,7 +11,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from posttrain.data.chat import ChatFormat
 from posttrain.data.program import PromptProgram
 from posttrain.data.read import read
 from posttrain.engine.job import Job
@@ -46,7 +45,7 @@ class Benchmark(Measure):
         policy = load_policy(model)
         form = load_format(model, policy.tokenizer)
         if self.layout != "own":
-            form = ChatFormat(policy.tokenizer, PromptProgram(layout=self.layout))
+            form = load_format(model, policy.tokenizer, PromptProgram(layout=self.layout))
         rows = [row for dataset in data["data"] for row in read(dataset, Prompt).rows]
         sampler = TransformersSampler(policy, form.stop_ids, watch=lambda done: job.answered(done, len(rows)))
         answers = sampler.sample(

@@ -1,0 +1,173 @@
+"""Encoder-decoders: log-probabilities, samples and saved folders are those of transformers itself."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+
+from posttrain.data.batch import Batch
+from posttrain.engine.loop import step_shares
+from posttrain.engine.store import Store
+from posttrain.engine.sources import model as source
+from posttrain.functional.layout import Branch, Tree
+from posttrain.methods.objectives.dpo import DPO
+from posttrain.methods.objectives.sft import SFT
+from posttrain.models import seq2seq
+from posttrain.models.load import load_format, load_policy, load_weights, save_weights
+from posttrain.models.policy import Models, Policy
+from posttrain.models.sampler import Sampling, TransformersSampler
+from posttrain.schema.artifacts import Model
+from posttrain.schema.errors import DataError, ModelError
+from tests import tiny
+
+PAIRS = Batch(tiny.trees(5, 2, seed=1, longest=30))
+PROMPTS = [[7, 8, 9, 1], [10] * 20, [11, 12, 1], [13, 14, 15, 16, 17, 1]]
+FAMILIES = list(tiny.ENCODER_DECODERS)
+
+
+def separately(model, batch):
+    """The definition: each answer alone, its labels given to transformers, which shifts them itself."""
+    logps = []
+    for branch in range(batch.n_branches):
+        for tree in batch.trees:
+            answer = tree.branches[branch]
+            labels = torch.tensor([answer.tokens])
+            logits = model(input_ids=torch.tensor([tree.prompt]), labels=labels).logits[0]
+            table = logits.log_softmax(-1)
+            logps += [table[i, token] for i, token in enumerate(answer.tokens) if answer.trained[i]]
+    return torch.stack(logps)
+
+
+def saved(tmp_path: Path, family: str, **changes) -> Model:
+    folder = tmp_path / family
+    tiny.encoder_decoder(family, **changes).save_pretrained(folder)
+    tiny.encoder_tokenizer(begins=family == "bart").save_pretrained(folder)
+    return source(Store(tmp_path / "store"), str(folder))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logps_are_those_of_transformers(family):
+    model = tiny.encoder_decoder(family)
+    policy = Policy(model, tiny.encoder_tokenizer())
+    assert policy.layout == "padded", policy.why
+    with torch.no_grad():
+        truth = separately(model, PAIRS)
+        assert truth.std() > 0.1
+        assert (policy.logps(PAIRS) - truth).abs().max() < 1e-5
+
+
+def test_a_head_that_is_more_than_a_matrix_is_computed_whole():
+    model = tiny.encoder_decoder("bart")
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits.tanh())
+    policy = Policy(model, tiny.encoder_tokenizer())
+    assert policy.layout == "logits"
+    assert "padded rows differ by" in policy.why
+    with torch.no_grad():
+        assert (policy.logps(PAIRS) - separately(model, PAIRS)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("objective", [SFT(), DPO(nll=0.3)])
+def test_a_cut_changes_no_gradient(family, objective):
+    batch = PAIRS if isinstance(objective, DPO) else Batch(tiny.trees(6, 1, seed=2))
+    gradients = []
+    for layout, micro_tokens in (("padded", 10**6), ("padded", 40), ("padded", 1), ("logits", 10**6)):
+        policy, reference = (
+            Policy(tiny.encoder_decoder(family, seed), tiny.encoder_tokenizer(), layout=layout) for seed in (1, 9)
+        )
+        step_shares(Models(policy, reference), objective, batch, micro_tokens)
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.trainable() if p.grad is not None]))
+    assert gradients[0].norm() > 1e-3
+    for other in gradients[1:]:
+        assert (gradients[0] - other).norm() / gradients[0].norm() < 1e-5
+
+
+def test_a_shared_question_is_encoded_once(monkeypatch):
+    policy = Policy(tiny.encoder_decoder(), tiny.encoder_tokenizer())
+    encoded = []
+    encode = seq2seq.encode
+    monkeypatch.setattr(seq2seq, "encode", lambda policy, prompts: encoded.append(len(prompts)) or encode(policy, prompts))
+    policy.score(PAIRS)
+    assert encoded == [len(PAIRS.trees)]
+    assert len(PAIRS) == 2 * len(PAIRS.trees)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_greedy_answers_are_those_of_generate(family):
+    model = tiny.encoder_decoder(family)
+    policy = Policy(model, tiny.encoder_tokenizer())
+    free = TransformersSampler(policy, frozenset()).sample(PROMPTS, Sampling(max_new_tokens=12))
+    stop_ids = frozenset({free[0][3], free[2][5]})  # tokens that will come up, so that rows leave the batch early
+    model.generation_config.eos_token_id = sorted(stop_ids)
+    model.generation_config.forced_eos_token_id = None
+    wanted = [
+        model.generate(torch.tensor([prompt]), max_new_tokens=12, do_sample=False)[0, 1:].tolist() for prompt in PROMPTS
+    ]
+    assert len({len(answer) for answer in wanted}) > 1
+    for batch in (64, 2):
+        sampler = TransformersSampler(policy, stop_ids, batch=batch)
+        assert sampler.sample(PROMPTS, Sampling(max_new_tokens=12)) == wanted
+
+
+def test_a_row_draws_the_same_whoever_is_beside_it():
+    policy = Policy(tiny.encoder_decoder("bart"), tiny.encoder_tokenizer(begins=True))
+    sampling = Sampling(max_new_tokens=10, temperature=1.0)
+    together = TransformersSampler(policy, frozenset()).sample(PROMPTS, sampling, seed=5)
+    in_pairs = TransformersSampler(policy, frozenset(), batch=2).sample(PROMPTS, sampling, seed=5)
+    assert together == in_pairs
+    assert {answer[0] for answer in together} == {2}, "BART's answers begin with <s>, by its generation config"
+
+
+def test_questions_and_answers_have_their_lengths_each_for_itself():
+    bart = Policy(tiny.encoder_decoder("bart", max_position_embeddings=24), tiny.encoder_tokenizer())
+    sampler = TransformersSampler(bart, frozenset())
+    assert bart.context == 24
+    assert [len(answer) for answer in sampler.sample([[5] * 24], Sampling(max_new_tokens=50))] == [24]
+    with pytest.raises(DataError, match="A prompt has 25 tokens and the model reads 24"):
+        sampler.sample([[5] * 25], Sampling())
+    long = Batch((Tree((5,) * 24, (Branch((6,) * 24, (True,) * 24),)),))
+    assert bart.score(long).isfinite().all()
+    assert Policy(tiny.encoder_decoder("t5"), tiny.encoder_tokenizer()).context > 10**9
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_folder_answers_alike_in_plain_transformers(family, tmp_path):
+    model = saved(tmp_path, family)
+    policy = load_policy(model)
+    policy.model.generation_config.update(num_beams=3, min_new_tokens=9, no_repeat_ngram_size=1)  # as bart-large-cnn has
+    folder = tmp_path / "out"
+    save_weights(policy.model, policy.tokenizer, folder, source=model)
+    plain = hf.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+    questions = ["How old is Ada?", "Name a planet.", "?"]
+    form = load_format(model, policy.tokenizer)
+    ours = TransformersSampler(policy, form.stop_ids).sample(
+        [form._asked((hf_message(text),)) for text in questions], Sampling(max_new_tokens=15)
+    )
+    for text, answer in zip(questions, ours, strict=True):
+        theirs = plain.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=15)[0, 1:].tolist()
+        assert answer == theirs
+    with torch.no_grad():
+        assert (policy.logps(PAIRS) - separately(plain, PAIRS)).abs().max() < 1e-5
+    tied = plain.get_input_embeddings().weight.equal(plain.get_output_embeddings().weight)
+    assert tied == (family in ("t5", "bart"))
+
+
+def hf_message(text):
+    from posttrain.schema.rows import Message
+
+    return Message("user", text)
+
+
+def test_a_decoder_that_does_not_say_how_it_begins_is_refused():
+    model = tiny.encoder_decoder("t5", decoder_start_token_id=None)
+    with pytest.raises(ModelError, match="decoder_start_token_id"):
+        Policy(model, tiny.encoder_tokenizer())
+
+
+def test_a_folder_of_another_kind_is_refused_in_its_words(tmp_path):
+    model = saved(tmp_path, "t5")
+    (Path(model.path) / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(ModelError, match="cannot be loaded as an encoder-decoder"):
+        load_weights(model)
