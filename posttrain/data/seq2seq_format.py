@@ -16,6 +16,7 @@ Each of the assistant's turns is an answer of its own, to all that stands before
 tokenizer has one. Byte-pair tokenizers that know no line break (T5's) read a space there.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,11 +24,16 @@ from posttrain.schema.errors import DataError, ModelError
 from posttrain.schema.rows import Conversation, Message, Messages, Prompt, Text, Tools
 
 from .chat import ChatFormat, Tokens
+from .inert import encode, spelt
 from .program import PromptProgram
-from .template import encode, render
+from .spoken import Dialogue
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+MARKS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+"""Tokens that mean something to a model, and that the words of a row therefore cannot spell."""
 
 
 class EncoderDecoderFormat(ChatFormat):
@@ -45,6 +51,7 @@ class EncoderDecoderFormat(ChatFormat):
         self.tokenizer = tokenizer
         self.program = program or PromptProgram()
         self.end = int(tokenizer.eos_token_id)
+        self._question, self._answer = (_frame(tokenizer, side) for side in ("text", "text_target"))
         self.stop_ids = frozenset({self.end}) | (self._line_end() if self.program.layout == "plain" else frozenset())
 
     def conversations(self, row: Conversation) -> Iterator[Tokens]:
@@ -54,7 +61,12 @@ class EncoderDecoderFormat(ChatFormat):
                 "A conversation must end with the assistant's answer. Add it, or remove the turns after it."
             )
         for n, message in enumerate(row.messages):
-            if message.role == "assistant" and message.is_trained:
+            if message.is_trained:
+                if message.role != "assistant":
+                    raise DataError(
+                        f"A turn of the {message.role} is marked to be learnt, and a decoder learns the assistant's "
+                        "alone. Remove the mark."
+                    )
                 asked = self._asked(row.messages[:n], row.tools, row.template_options)
                 said = self._said(message)
                 yield Tokens((*asked, *said), (*(False for _ in asked), *(True for _ in said)))
@@ -78,8 +90,8 @@ class EncoderDecoderFormat(ChatFormat):
     def _asked(self, messages: Messages, tools: Tools = (), options: Mapping[str, Any] | None = None) -> list[int]:
         """The encoder's tokens for what stands before an answer."""
         if self.tokenizer.chat_template:
-            text = render(self.tokenizer, messages, ask=True, tools=tools, options=options)
-            return encode(self.tokenizer, text) or [self.end]
+            asked = Dialogue(messages, tools, options or {})
+            return encode(self.tokenizer, asked.text(self.tokenizer, ask=True)) or [self.end]
         if tools:
             raise DataError(
                 "A row offers tools, and an encoder-decoder without chat template has no way to show them. Remove them "
@@ -89,7 +101,8 @@ class EncoderDecoderFormat(ChatFormat):
 
     def _encoded(self, text: str) -> list[int]:
         """A text with what the tokenizer adds for an encoder; never nothing."""
-        return list(self.tokenizer(text, verbose=False)["input_ids"]) or [self.end]
+        before, behind = self._question
+        return [*before, *self._plain(text), *behind] or [self.end]
 
     def _said(self, message: Message) -> list[int]:
         """The decoder's tokens for an answer, up to the one end that it has."""
@@ -99,10 +112,22 @@ class EncoderDecoderFormat(ChatFormat):
                 f"An answer has {what} in a field of its own, and an encoder-decoder has no way to write that. Put it "
                 "into the content, or take a model with a chat template that writes it."
             )
-        ids = list(self.tokenizer(text_target=message.content, verbose=False)["input_ids"])
-        while ids and ids[-1] == self.end:
-            ids.pop()
-        return [*ids, self.end]
+        return [*self._answer[0], *self._plain(message.content), self.end]
+
+    def _plain(self, text: str) -> list[int]:
+        """The tokens of a text in which no end and no beginning can be spelt. T5's <extra_id_0> can: it is a blank."""
+        marks = [mark for mark in (self.tokenizer.special_tokens_map.get(name) for name in MARKS) if mark]
+        parts = re.split("(" + "|".join(map(re.escape, marks)) + ")", text)
+        return [id for part in parts if part for id in (spelt if part in marks else encode)(self.tokenizer, part)]
+
+
+def _frame(tokenizer: "PreTrainedTokenizerBase", side: str) -> tuple[list[int], list[int]]:
+    """What a tokenizer puts before and behind a `text` or a `text_target`."""
+    bare, full = encode(tokenizer, "a"), list(tokenizer(**{side: "a"})["input_ids"])
+    for n in range(len(full) - len(bare) + 1):
+        if full[n : n + len(bare)] == bare:
+            return full[:n], full[n + len(bare) :]
+    return [], []
 
 
 def written(messages: Sequence[Message]) -> str:

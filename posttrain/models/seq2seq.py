@@ -51,12 +51,19 @@ def logps(policy: "Policy", trees: Sequence[Tree], way: str) -> tuple[Tensor, Te
 
 
 def encode(policy: "Policy", prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """(T, S, D), (T, S): what the encoder makes of the questions, and where there is something."""
+    """(T, S, D), (T, S): what the encoder makes of the questions, virtual tokens before them if there are any, and where
+    there is something."""
     width = max(map(len, prompts))
     ids = torch.tensor([[*p, *[policy.pad_id] * (width - len(p))] for p in prompts], device=policy.device)
     lengths = torch.tensor([len(p) for p in prompts], device=policy.device)
     mask = (torch.arange(width, device=policy.device) < lengths[:, None]).long()
-    encoded = policy.causal().get_encoder()(input_ids=ids, attention_mask=mask)
+    inputs = {"input_ids": ids}
+    if policy.n_virtual:
+        words = policy.causal().get_input_embeddings()(ids)
+        virtual = policy.model.get_prompt(batch_size=len(ids)).to(words.dtype)
+        inputs = {"inputs_embeds": torch.cat([virtual, words], 1)}
+        mask = torch.cat([mask.new_ones(virtual.shape[:2]), mask], 1)
+    encoded = policy.causal().get_encoder()(**inputs, attention_mask=mask)
     return encoded.last_hidden_state, mask
 
 

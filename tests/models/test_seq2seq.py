@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+from peft import PeftModel
 
 from posttrain.data.batch import Batch
 from posttrain.engine.loop import step_shares
@@ -14,6 +15,7 @@ from posttrain.functional.layout import Branch, Tree
 from posttrain.methods.objectives.dpo import DPO
 from posttrain.methods.objectives.sft import SFT
 from posttrain.models import seq2seq
+from posttrain.models.adapters import Adapter, attach
 from posttrain.models.load import load_format, load_policy, load_weights, save_weights
 from posttrain.models.policy import Models, Policy
 from posttrain.models.sampler import Sampling, TransformersSampler
@@ -87,7 +89,9 @@ def test_a_shared_question_is_encoded_once(monkeypatch):
     policy = Policy(tiny.encoder_decoder(), tiny.encoder_tokenizer())
     encoded = []
     encode = seq2seq.encode
-    monkeypatch.setattr(seq2seq, "encode", lambda policy, prompts: encoded.append(len(prompts)) or encode(policy, prompts))
+    monkeypatch.setattr(
+        seq2seq, "encode", lambda policy, prompts: encoded.append(len(prompts)) or encode(policy, prompts)
+    )
     policy.score(PAIRS)
     assert encoded == [len(PAIRS.trees)]
     assert len(PAIRS) == 2 * len(PAIRS.trees)
@@ -135,7 +139,9 @@ def test_questions_and_answers_have_their_lengths_each_for_itself():
 def test_a_saved_folder_answers_alike_in_plain_transformers(family, tmp_path):
     model = saved(tmp_path, family)
     policy = load_policy(model)
-    policy.model.generation_config.update(num_beams=3, min_new_tokens=9, no_repeat_ngram_size=1)  # as bart-large-cnn has
+    policy.model.generation_config.update(
+        num_beams=3, min_new_tokens=9, no_repeat_ngram_size=1
+    )  # as bart-large-cnn has
     folder = tmp_path / "out"
     save_weights(policy.model, policy.tokenizer, folder, source=model)
     plain = hf.AutoModelForSeq2SeqLM.from_pretrained(folder)
@@ -158,6 +164,44 @@ def hf_message(text):
     from posttrain.schema.rows import Message
 
     return Message("user", text)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+@pytest.mark.parametrize("adapter", ["lora", "ia3", "prompt", "p_tuning"])
+def test_an_adapter_is_that_of_plain_peft(family, adapter, tmp_path):
+    base = saved(tmp_path, family)
+    weights, tokenizer = load_weights(base), tiny.encoder_tokenizer()
+    adapted = attach(weights, Adapter.model_validate(adapter), tokenizer, seed=0)
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    policy, bare = (Policy(adapted, tokenizer, adapter=name) for name in ("default", None))
+    assert policy.layout == "padded", policy.why
+    save_weights(adapted, tokenizer, tmp_path / "adapter", source=base)
+    plain = PeftModel.from_pretrained(tiny.encoder_decoder(family), str(tmp_path / "adapter")).eval()
+    with torch.no_grad():
+        truth = separately(plain, PAIRS)
+        without = separately(tiny.encoder_decoder(family), PAIRS)
+        assert (truth - without).abs().max() > 0.01
+        assert (policy.logps(PAIRS) - truth).abs().max() < 1e-5
+        assert (bare.logps(PAIRS) - without).abs().max() < 1e-5
+        wanted = [
+            plain.generate(
+                input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), max_new_tokens=6
+            )
+            for prompt in PROMPTS
+        ]
+    answers = TransformersSampler(policy, frozenset({1})).sample(PROMPTS, Sampling(max_new_tokens=6))
+    unforced = [answer[:5] for answer in answers]  # the sixth of BART's is forced to be </s> before it is saved by us
+    assert unforced == [ids[0, 1:].tolist()[:5] for ids in wanted]
+    policy.answer_logps(PAIRS).sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in policy.trainable())
+
+
+def test_prefix_tuning_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="has an encoder. Use `adapter: prompt`"):
+        attach(tiny.encoder_decoder(), Adapter.model_validate("prefix"), tiny.encoder_tokenizer(), seed=0)
 
 
 def test_a_decoder_that_does_not_say_how_it_begins_is_refused():

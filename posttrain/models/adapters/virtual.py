@@ -30,14 +30,6 @@ class Virtual(Family):
     text: str = ""
     """The words that the virtual tokens begin as, repeated as needed; tokens drawn from the vocabulary if not given."""
 
-    def _task(self, model: "PreTrainedModel") -> str:
-        if model.config.is_encoder_decoder:
-            raise ModelError(
-                f"Virtual tokens are for models that only decode, and {type(model).__name__} has an encoder. "
-                "Use `adapter: lora`, `qlora` or `ia3`."
-            )
-        return str(task_of(model).value)
-
     def _first_ids(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Tensor:
         """(n,): the tokens to begin as."""
         ids = tokenizer.encode(self.text, add_special_tokens=False) if self.text else []
@@ -64,7 +56,9 @@ class Prompt(Virtual):
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
         from peft import PromptTuningConfig
 
-        return PromptTuningConfig(num_virtual_tokens=self.tokens, task_type=self._task(model))
+        return PromptTuningConfig(
+            num_virtual_tokens=self.tokens, task_type=task_of(model), num_transformer_submodules=1
+        )  # of an encoder-decoder, the encoder
 
     def begin(self, adapted: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> None:
         with torch.no_grad():
@@ -81,7 +75,10 @@ class PTuning(Virtual):
         from peft import PromptEncoderConfig
 
         return PromptEncoderConfig(
-            num_virtual_tokens=self.tokens, encoder_hidden_size=self.hidden, task_type=self._task(model)
+            num_virtual_tokens=self.tokens,
+            encoder_hidden_size=self.hidden,
+            task_type=task_of(model),
+            num_transformer_submodules=1,
         )
 
     def begin(self, adapted: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -97,7 +94,12 @@ class Prefix(Virtual):
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
         from peft import PrefixTuningConfig
 
-        return PrefixTuningConfig(num_virtual_tokens=self.tokens, task_type=self._task(model))
+        if model.config.is_encoder_decoder:
+            raise ModelError(
+                f"Prefix-tuning is for models that only decode, and {type(model).__name__} has an encoder. "
+                "Use `adapter: prompt`, `p_tuning`, `lora` or `ia3`."
+            )
+        return PrefixTuningConfig(num_virtual_tokens=self.tokens, task_type=task_of(model))
 
     def begin(self, adapted: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> None:
         """(n, 2 layers * K * D): what the layers make of real tokens."""
