@@ -9,18 +9,20 @@ from peft import PeftModel
 
 from posttrain.data.batch import Batch
 from posttrain.engine.loop import step_shares
-from posttrain.engine.store import Store
 from posttrain.engine.sources import model as source
+from posttrain.engine.store import Store
 from posttrain.functional.layout import Branch, Tree
 from posttrain.methods.objectives.dpo import DPO
 from posttrain.methods.objectives.sft import SFT
 from posttrain.models import seq2seq
+from posttrain.models.activations import checkpoint_layers
 from posttrain.models.adapters import Adapter, attach
 from posttrain.models.load import load_format, load_policy, load_weights, save_weights
 from posttrain.models.policy import Models, Policy
 from posttrain.models.sampler import Sampling, TransformersSampler
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import DataError, ModelError
+from posttrain.schema.rows import Message, Prompt
 from tests import tiny
 
 PAIRS = Batch(tiny.trees(5, 2, seed=1, longest=30))
@@ -83,6 +85,19 @@ def test_a_cut_changes_no_gradient(family, objective):
     assert gradients[0].norm() > 1e-3
     for other in gradients[1:]:
         assert (gradients[0] - other).norm() / gradients[0].norm() < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_computed_again_give_the_same_gradient(family):
+    gradients = []
+    for again in (False, True):
+        policy = Policy(tiny.encoder_decoder(family), tiny.encoder_tokenizer())
+        if again:
+            assert checkpoint_layers(policy.model) == 4
+        policy.answer_logps(PAIRS).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.trainable()]))
+    assert gradients[0].norm() > 1
+    assert (gradients[0] - gradients[1]).norm() / gradients[0].norm() < 1e-6
 
 
 def test_a_shared_question_is_encoded_once(monkeypatch):
@@ -149,7 +164,7 @@ def test_a_saved_folder_answers_alike_in_plain_transformers(family, tmp_path):
     questions = ["How old is Ada?", "Name a planet.", "?"]
     form = load_format(model, policy.tokenizer)
     ours = TransformersSampler(policy, form.stop_ids).sample(
-        [form._asked((hf_message(text),)) for text in questions], Sampling(max_new_tokens=15)
+        [form.ask(Prompt((Message("user", text),))) for text in questions], Sampling(max_new_tokens=15)
     )
     for text, answer in zip(questions, ours, strict=True):
         theirs = plain.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=15)[0, 1:].tolist()
@@ -158,12 +173,6 @@ def test_a_saved_folder_answers_alike_in_plain_transformers(family, tmp_path):
         assert (policy.logps(PAIRS) - separately(plain, PAIRS)).abs().max() < 1e-5
     tied = plain.get_input_embeddings().weight.equal(plain.get_output_embeddings().weight)
     assert tied == (family in ("t5", "bart"))
-
-
-def hf_message(text):
-    from posttrain.schema.rows import Message
-
-    return Message("user", text)
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
@@ -200,7 +209,7 @@ def test_an_adapter_is_that_of_plain_peft(family, adapter, tmp_path):
 
 
 def test_prefix_tuning_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="has an encoder. Use `adapter: prompt`"):
+    with pytest.raises(ModelError, match=r"has an encoder\. Use `adapter: prompt`"):
         attach(tiny.encoder_decoder(), Adapter.model_validate("prefix"), tiny.encoder_tokenizer(), seed=0)
 
 
