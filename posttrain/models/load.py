@@ -64,6 +64,11 @@ def load_format(model: Model, tokenizer: "PreTrainedTokenizerBase", program: Pro
     return form(tokenizer, program or PromptProgram.load(model.path))
 
 
+def load_context(model: Model) -> int:
+    """The longest text that a model knows positions for; of an encoder-decoder the longest question, or answer."""
+    return seq2seq.longest(_config(Path(model.base or model.path)))
+
+
 def load_weights(model: Model, *, four_bits: bool = False) -> "Weights":
     """The model of a folder in fp32, with its adapter on its base if it is one; the base in four bits if the adapter
     was trained so, or on request. Raises ModelError."""
