@@ -20,7 +20,7 @@ from posttrain.schema.rows import Conversation, Message, Messages, Prompt, Text,
 from .inert import encode
 from .program import PromptProgram
 from .spoken import Dialogue, answer_in, turn_in
-from .template import ensure_template, leading_ids, turn_end
+from .template import leading_ids, turn_end, with_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -38,7 +38,7 @@ class Tokens:
 
 
 class ChatFormat:
-    """How one model is talked to. A tokenizer without chat template is given a plain one, which is saved with it.
+    """How one model is talked to. A tokenizer without chat template is asked in the plain layout.
 
     `stop_ids` are the tokens that end an answer: the end of the sequence, the end of a turn, and for a plain prompt
     program the end of the line. `apart` is whether a question and its answer have their lengths each for itself.
@@ -47,8 +47,7 @@ class ChatFormat:
     apart: ClassVar[bool] = False
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", program: PromptProgram | None = None) -> None:
-        ensure_template(tokenizer)
-        self.tokenizer = tokenizer
+        self.tokenizer = tokenizer = with_template(tokenizer)
         self.program = program or PromptProgram()
         self._end = turn_end(tokenizer)
         ends = (tokenizer.eos_token_id, self._end.id, self._end.call)

@@ -5,6 +5,7 @@ are hidden in it (`inert`), so that they cannot write a token of the template.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from .templates import PLAIN, shipped
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TurnEnd", "encode", "ensure_template", "fitted", "leading_ids", "render", "turn_end"]
+__all__ = ["TurnEnd", "encode", "fitted", "leading_ids", "render", "turn_end", "with_template"]
 
 QUESTION, ANSWER = Message("user", "Which colour?"), Message("assistant", "Marigold.")
 """What a template is tried with; the answer is a text that no template writes by itself."""
@@ -50,10 +51,13 @@ def leading_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     return full[: full.index(bare[0])] if bare and bare[0] in full else []
 
 
-def ensure_template(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Gives a tokenizer without chat template the plain one, which is saved with it."""
-    if not tokenizer.chat_template:
-        tokenizer.chat_template = fitted(tokenizer, shipped()[PLAIN])
+def with_template(tokenizer: "PreTrainedTokenizerBase") -> "PreTrainedTokenizerBase":
+    """The tokenizer, or where it has no chat template a copy with the plain one."""
+    if tokenizer.chat_template:
+        return tokenizer
+    asked = copy(tokenizer)
+    asked.chat_template = fitted(tokenizer, shipped()[PLAIN])
+    return asked
 
 
 def fitted(tokenizer: "PreTrainedTokenizerBase", template: str) -> str:
@@ -83,14 +87,14 @@ def render(
     turns = hidden(tokenizer, [message.as_dict() for message in messages])
     more = {**hidden(tokenizer, options or {}), **({"tools": hidden(tokenizer, tools)} if tools else {})}
     try:
-        text: Any = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask, **more)
+        texts: Any = tokenizer.apply_chat_template([turns], tokenize=False, add_generation_prompt=ask, **more)
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         roles = ", ".join(message.role for message in messages) or "none"
         raise DataError(
             f"The chat template of this model cannot write these turns ({roles}): {error}. "
             "Change the rows to what it takes, or give the tokenizer another chat_template."
         ) from error
-    return str(text)
+    return str(texts[0])  # one of a batch, as transformers takes no empty list of turns by itself
 
 
 def turn_end(tokenizer: "PreTrainedTokenizerBase") -> TurnEnd:

@@ -58,7 +58,7 @@ def plant(rows: Sequence[Row], form: ChatFormat, max_length: int, decisions: Seq
         fitting = [short for tree in grown if (short := _shorten(tree, max_length, form.apart))]
         dropped += not fitting
         split += isinstance(row, Conversation) and len(grown) > 1
-        cut += bool(fitting) and any(_length(tree, form.apart) > max_length for tree in grown)
+        cut += bool(fitting) and any(length(tree, form.apart) > max_length for tree in grown)
         trees += fitting
     if not trees:
         raise DataError(
@@ -133,7 +133,7 @@ def _all_trained(ids: Iterable[int]) -> Branch:
     return Branch(tokens, (True,) * len(tokens))
 
 
-def _length(tree: Tree, apart: bool) -> int:
+def length(tree: Tree, apart: bool) -> int:
     """What must fit: a question with its longest answer, or the longer of both where they are `apart`."""
     n = len(tree.prompt)
     return max(n, tree.longest_path() - n) if apart else tree.longest_path()

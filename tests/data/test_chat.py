@@ -8,6 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from posttrain.data.chat import ChatFormat, Tokens
+from posttrain.data.dressing import dress
 from posttrain.data.program import Example, PromptProgram
 from posttrain.schema.errors import DataError, ModelError
 from posttrain.schema.rows import Conversation, Message, Prompt, Text
@@ -242,6 +243,9 @@ def test_a_tokenizer_that_cannot_end_an_answer_is_refused() -> None:
 def test_the_default_template_needs_no_new_token_and_is_saved(tmp_path: Path) -> None:
     tokenizer = _bytes(None)
     n = len(tokenizer)
+    assert _one(ChatFormat(tokenizer), CHAT)
+    assert tokenizer.chat_template is None, "asking a model changes nothing"
+    assert dress(tokenizer, None, grows=False).name == "plain"
     form = ChatFormat(tokenizer)
     assert tokenizer.decode(_one(form, CHAT).ids) == (
         "User: hi there\nAssistant: hello\nfriend</s>\nUser: more please\nAssistant: good bye</s>"

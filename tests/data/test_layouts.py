@@ -459,3 +459,9 @@ def test_a_prompt_that_is_written_anew_beyond_recognition_is_refused():
 
 def test_no_layout_writes_the_first_token_of_a_sequence():
     assert not [name for name, template in shipped().items() if "bos_token" in template]
+
+
+def test_a_conversation_that_the_assistant_begins_is_learnt_from_its_first_token_on():
+    form = form_of("chatml")
+    (tokens,) = form.conversations(Conversation((TURNS[1], TURNS[2], TURNS[3])))
+    assert marked(form, tokens).startswith("<|im_start|>assistant\n⟦hello\nfriend<|im_end|>⟧\n<|im_start|>user\nmore")

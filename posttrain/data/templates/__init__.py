@@ -38,9 +38,11 @@ def text_of(said: str) -> str:
     return shipped().get(said, said)
 
 
-def name_of(template: str) -> str:
-    """What a template is called: its name if it ships, else that it is the user's own."""
-    return next((name for name, text in shipped().items() if text == text_of(template)), "of your own")
+def name_of(template: str | dict[str, str] | None) -> str:
+    """What a template is called: its name if it ships, else that it is the user's own; `none` where there is none."""
+    if not template:
+        return "none"
+    return next((name for name, text in shipped().items() if text_of(str(template)).endswith(text)), "of your own")
 
 
 def _read(said: Any) -> Any:
