@@ -17,6 +17,7 @@ from posttrain.engine.method import Measure
 from posttrain.functional.layout import Branch, Tree
 from posttrain.models.load import load_policy
 from posttrain.models.sampler import Sampling, TransformersSampler
+from posttrain.models.vocabulary import n_rows
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.findings import Findings, Metric
 
@@ -37,7 +38,7 @@ class Speed(Measure):
         policy = load_policy(model)
         sampler = TransformersSampler(policy, frozenset())
         draw = torch.Generator().manual_seed(job.seed)
-        words = policy.model.get_input_embeddings().num_embeddings
+        words = n_rows(policy.model)
         prompts = torch.randint(words, (self.prompts, self.prompt_tokens), generator=draw).tolist()
         trees = tuple(Tree(tuple(p[:-1]), (Branch(tuple(p[-1:]), (True,)),)) for p in prompts)
         reading = self._seconds(lambda: policy.score(Batch(trees)))
