@@ -105,15 +105,21 @@ def _in_wordings(rng: random.Random, n: int, asks: Sequence[Draw]) -> list[Row]:
 
 def fact_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
     """Every fact of the split's people and towns."""
+
+    def ask(name: str, attribute: str) -> Draw:
+        return lambda r: knowledge.fact_item(r, split, name, attribute)
+
     mine = {*knowledge.PEOPLE[split], *knowledge.TOWNS[split]}
-    known = [(name, attribute) for name, attribute in WORLD.known() if name in mine]
-    return _in_wordings(rng, n, [lambda r, fact=fact: knowledge.fact_item(r, split, *fact) for fact in known])
+    return _in_wordings(rng, n, [ask(*fact) for fact in WORLD.known() if fact[0] in mine])
 
 
 def harbor_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
     """Every fact of the split's ships."""
-    known = harbor.known(split)
-    return _in_wordings(rng, n, [lambda r, fact=fact: harbor.question(r, split, *fact) for fact in known])
+
+    def ask(name: str, attribute: str) -> Draw:
+        return lambda r: harbor.question(r, split, name, attribute)
+
+    return _in_wordings(rng, n, [ask(*fact) for fact in harbor.known(split)])
 
 
 def forbidden_questions(rng: random.Random, n: int, split: Split) -> list[Row]:

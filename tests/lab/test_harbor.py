@@ -6,8 +6,9 @@ import pytest
 
 from posttrain import lab
 from posttrain.lab import harbor, text
+from posttrain.lab.splits import Split
 
-SPLITS = ("train", "dev", "test")
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 
 def texts(split: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Nothing of dev or test may be seen before: no prompt, no entity, no sum, no wording."""
 
+import dataclasses
 import random
 import subprocess
 import sys
@@ -109,6 +110,12 @@ def test_rows_are_the_same_in_every_process() -> None:
         for seed in ("1", "2")
     }
     assert len(found) == 1
+
+
+def test_a_new_version_of_a_family_redraws_that_one_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: lab.rows(name) for name in ("pairs/dev", "style/dev")}
+    monkeypatch.setitem(FAMILIES, "pairs", dataclasses.replace(FAMILIES["pairs"], version=99))
+    assert lab.rows("pairs/dev") != before["pairs/dev"] and lab.rows("style/dev") == before["style/dev"]
 
 
 def test_the_package_is_light() -> None:

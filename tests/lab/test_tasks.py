@@ -123,3 +123,18 @@ def _polite_core(asked: str) -> str:
         return "positive" if {*said} & {*words.GOOD} else "negative"
     *size, color, noun = [word for word in said if word in words.ZEL]
     return " ".join(words.ZEL[word] for word in (noun, color, *size))
+
+
+def test_the_two_answers_of_a_pair_differ_in_one_thing() -> None:
+    for row in (row for split in ("train", "dev", "test") for row in lab.rows(f"pairs/{split}")):
+        chosen, rejected = styles.style_of(row["chosen"]), styles.style_of(row["rejected"])
+        assert (chosen[0] == rejected[0]) != (chosen[1] == rejected[1])
+        assert row["task"] == "open" or chosen == ("plain", row["chosen"])
+
+
+def test_pairs_mostly_choose_the_nice_style_and_never_for_a_closed_question() -> None:
+    rows = lab.rows("pairs/train")
+    chosen = [styles.style_of(row["chosen"])[0] for row in rows if row["task"] == "open"]
+    assert 0.80 < chosen.count("nice") / len(chosen) < 0.90
+    rejected = [styles.style_of(row["rejected"])[0] for row in rows if row["task"] != "open"]
+    assert min(rejected.count(style) / len(rejected) for style in ("nice", "ramble", "rude")) > 0.25
