@@ -78,8 +78,7 @@ def render(
     begins. `options` are for the template alone. Raises DataError."""
     from jinja2 import TemplateError
 
-    own = set(signature(tokenizer.apply_chat_template).parameters)
-    if taken := own.intersection(options or {}):
+    if options and (taken := options.keys() & signature(tokenizer.apply_chat_template).parameters.keys()):
         raise DataError(
             f"A row hands {min(taken)!r} to the chat template, which is not its own to say. Leave it out of "
             "chat_template_kwargs."
