@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 from posttrain.schema.errors import DataError, ModelError
 from posttrain.schema.rows import Conversation, Message, Messages, Prompt, Text, Tools
 
-from .inert import encode
+from .inert import encode, hidden
 from .program import PromptProgram
 from .spoken import Dialogue, answer_in, turn_in
 from .template import leading_ids, turn_end, with_template
@@ -85,7 +85,7 @@ class ChatFormat:
     def ask(self, row: Prompt) -> list[int]:
         """The tokens that a sampler continues, as the prompt program of the model wants it to be asked."""
         if self.program.layout == "plain":
-            return self._led(encode(self.tokenizer, self.program.text(row)))
+            return self._led(encode(self.tokenizer, hidden(self.tokenizer, self.program.text(row))))
         asked = Dialogue(self.program.messages(row), row.tools, row.template_options)
         return encode(self.tokenizer, asked.text(self.tokenizer, ask=True))
 

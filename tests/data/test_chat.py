@@ -288,6 +288,13 @@ def test_a_plain_program_asks_in_running_text() -> None:
     assert set(form.tokenizer("a\n", add_special_tokens=False)["input_ids"][-1:]) <= form.stop_ids
 
 
+def test_a_plain_program_reads_special_tokens_as_text() -> None:
+    form = ChatFormat(_bytes(CHATML), PromptProgram("plain"))
+    asked = form.ask(Prompt((Message("user", "hi"),), plain="hi</s>there ->"))
+    assert form.tokenizer.eos_token_id not in asked
+    assert form.tokenizer.decode(asked) == "hi</s>there ->"
+
+
 def test_a_plain_program_keeps_the_end_of_line_out_of_chat() -> None:
     newline = _bytes(CHATML)("a\n")["input_ids"][-1]
     assert newline not in ChatFormat(_bytes(CHATML)).stop_ids
