@@ -1,6 +1,6 @@
 """Checkpoints: all that a killed run needs to go on to the same bytes. One file, replaced in one step.
 
-Batches depend on the step alone and sampling has its own generators, so weights, optimizer and step are all there is.
+Batches depend on the step alone and sampling has its own generators, so weights, optimizer, step and what is watched are all there is.
 """
 
 import os
@@ -12,14 +12,22 @@ import torch
 from posttrain.models.policy import Policy
 from posttrain.schema.errors import Damaged
 
+from .watch import Watch
+
 NAME = "checkpoint.pt"
 
 
 def save_checkpoint(
-    scratch: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: int, sums: dict[str, float]
+    scratch: Path, policy: Policy, optimizer: torch.optim.Optimizer, watch: Watch, step: int, sums: dict[str, float]
 ) -> None:
     """Writes beside the old one, then takes its place. `sums` are the metrics of the last step."""
-    state = {"step": step, "sums": sums, "weights": _trained(policy), "optimizer": optimizer.state_dict()}
+    state = {
+        "step": step,
+        "sums": sums,
+        "weights": _trained(policy),
+        "optimizer": optimizer.state_dict(),
+        "watch": watch.state_dict(),
+    }
     fresh = scratch / f"{NAME}.new"
     with fresh.open("wb") as file:
         torch.save(state, file)
@@ -28,7 +36,9 @@ def save_checkpoint(
     fresh.replace(scratch / NAME)
 
 
-def load_checkpoint(scratch: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> tuple[int, dict[str, float]]:
+def load_checkpoint(
+    scratch: Path, policy: Policy, optimizer: torch.optim.Optimizer, watch: Watch
+) -> tuple[int, dict[str, float]]:
     """The step to go on with and the metrics of the one before; step 0 when there is no checkpoint. Raises Damaged,
     and changes nothing, when the file is no longer what was written."""
     path = scratch / NAME
@@ -42,6 +52,7 @@ def load_checkpoint(scratch: Path, policy: Policy, optimizer: torch.optim.Optimi
         for name, value in state["weights"].items():
             trained[name].copy_(value)
     optimizer.load_state_dict(state["optimizer"])
+    watch.load_state_dict(state["watch"])
     return state["step"], state["sums"]
 
 

@@ -1,24 +1,31 @@
 """The one training loop. Online and offline methods differ only in their source, methods only in their objective.
 
 for each step:  draw a batch -> prepare it whole -> for each micro-batch: its share of the loss, backward
-                -> clip -> optimizer step -> events, and a checkpoint when one is due
+                -> clip -> optimizer step -> a look at what is watched -> events, and a checkpoint when one is due
 """
 
 import math
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from posttrain.models.policy import Models, Policy
+from posttrain.data.batch import Batch
+from posttrain.models.adapters import rate_groups
+from posttrain.models.policy import Models
 from posttrain.schema.errors import Damaged, Diverged, Stopped
 
+from .anchors import Anchors
 from .checkpoint import load_checkpoint, save_checkpoint
 from .job import Job
 from .method import Objective
+from .optimizer import Kind, make_optimizer
+from .portion import Portion
 from .source import Source
+from .watch import Watch
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Steps:
     max_grad_norm: float = 1.0
     micro_tokens: int = 4096
     checkpoint_seconds: float = 60.0
+    optimizer: Kind = "adamw"
 
     def rate(self, step: int) -> float:
         """Learning rate of `step`: a linear rise over the first `warmup` share, then the schedule down to zero."""
@@ -56,28 +64,45 @@ class Tally:
             self.sums[name] = self.sums.get(name, 0.0) + float(share.detach())
 
 
-def fit(models: Models, objective: Objective, source: Source, steps: Steps, job: Job) -> dict[str, float]:
-    """Trains `models.policy` in place and returns the last step's loss and metrics.
+def fit(
+    models: Models,
+    objective: Objective,
+    source: Source,
+    steps: Steps,
+    job: Job,
+    watch: Watch | None = None,
+    anchors: Anchors | None = None,
+) -> dict[str, float]:
+    """Trains `models.policy` in place and returns the last step's loss and metrics. `watch` may end it early, and
+    `anchors` pull it back to where it began.
 
     Raises Diverged when a gradient is not finite, and Stopped, after saving a checkpoint, when the job is asked to stop.
     """
     parameters = models.policy.trainable()
-    optimizer = torch.optim.AdamW(parameters, lr=steps.learning_rate, weight_decay=steps.weight_decay, fused=True)
-    first, sums = _resume(models.policy, optimizer, steps.n, job)
+    optimizer = make_optimizer(steps.optimizer, rate_groups(parameters), steps.learning_rate, steps.weight_decay)
+    portion, watch = Portion(steps.micro_tokens), watch or Watch()
+    first, sums = _resume(models, optimizer, watch, steps.n, job)
     saved, last = time.monotonic(), time.monotonic()
     for step in range(first, steps.n):
-        tally = step_shares(models, objective, source, step, steps.micro_tokens)
+        with torch.no_grad():
+            batch = source.draw(step, models)
+        tally = portion.within_memory(batch, models, job, partial(step_shares, models, objective, batch))
+        if anchors is not None:
+            anchors.pull()
         norm = _clip(parameters, steps.max_grad_norm, step)
         for group in optimizer.param_groups:
-            group["lr"] = steps.rate(step)
+            group["lr"] = steps.rate(step) * group["times"] * watch.times
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         sums, now = tally.sums, time.monotonic()
         _report(job, step, steps, tally, norm, now - last)
         last = now
+        watch.after(step + 1, steps.n, models, optimizer, job)
+        if watch.ended:
+            break
         stopping = job.stop() and step + 1 < steps.n
         if stopping or now - saved > steps.checkpoint_seconds:
-            save_checkpoint(job.scratch, models.policy, optimizer, step + 1, sums)
+            save_checkpoint(job.scratch, models.policy, optimizer, watch, step + 1, sums)
             saved = time.monotonic()
         if stopping:
             raise Stopped(
@@ -86,23 +111,27 @@ def fit(models: Models, objective: Objective, source: Source, steps: Steps, job:
     return sums
 
 
-def _resume(policy: Policy, optimizer: torch.optim.Optimizer, n: int, job: Job) -> tuple[int, dict[str, float]]:
+def _resume(
+    models: Models, optimizer: torch.optim.Optimizer, watch: Watch, n: int, job: Job
+) -> tuple[int, dict[str, float]]:
     """Where to go on, and the metrics of the step before."""
     try:
-        first, sums = load_checkpoint(job.scratch, policy, optimizer)
+        first, sums = load_checkpoint(job.scratch, models.policy, optimizer, watch)
     except Damaged as damage:
         job.emit("alert", level="warning", title=str(damage), cure="")
-        return 0, {}
+        first, sums = 0, {}
     if first:
         job.note(f"going on after step {first} of {n}")
+    else:
+        watch.begin(models, optimizer)
     return first, sums
 
 
-def step_shares(models: Models, objective: Objective, source: Source, step: int, micro_tokens: int) -> Tally:
+def step_shares(models: Models, objective: Objective, batch: Batch, micro_tokens: int) -> Tally:
     """Leaves the gradient of a whole batch in the parameters, whatever the size of its micro-batches."""
     tally = Tally()
     with torch.no_grad():
-        batch = objective.prepare(source.draw(step, models), models)
+        batch = objective.prepare(batch, models)
     total = batch.counts()
     for micro in batch.split(micro_tokens):
         loss, metrics = objective.loss(models, micro, total)

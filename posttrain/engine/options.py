@@ -6,6 +6,8 @@ from pydantic import Field
 
 from posttrain.schema.settings import Cosmetic, Settings
 
+from .optimizer import Kind
+
 
 class Stepping(Settings):
     """How far and how fast the weights move."""
@@ -26,6 +28,8 @@ class Stepping(Settings):
     """How strongly weights are pulled to zero."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Longest gradient; a longer one is scaled down to it."""
+    optimizer: Kind = "adamw"
+    """AdamW with fp32 moments, or with moments of eight bits, which take a quarter of the memory (bitsandbytes)."""
 
 
 class Computing(Settings):
@@ -37,5 +41,9 @@ class Computing(Settings):
     """Tokens computed at once; smaller needs less memory and gives the same gradient."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the computation; weights and optimizer stay in float32."""
+    gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass rather than keep what is inside them: slower, and far smaller."""
+    offload_activations: bool = False
+    """Let what the backward pass needs wait in the machine's memory, out of the GPU's; needs a GPU."""
     checkpoint_seconds: Annotated[float, Cosmetic] = Field(60.0, ge=0)
     """Seconds between checkpoints; a killed run loses at most as much."""

@@ -1,29 +1,41 @@
 """Training as a stage: any objective, run by the one loop, with the same settings."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
 
-from pydantic import create_model
+from pydantic import create_model, model_validator
 
+from posttrain.data.dressing import added
 from posttrain.data.mix import mixed
 from posttrain.data.read import read
+from posttrain.data.templates import name_of
 from posttrain.data.trees import Planted, plant
+from posttrain.functional.layout import Tree
 from posttrain.models import adapters
+from posttrain.models.activations import checkpoint_layers, require_offloading
 from posttrain.models.load import load_format, load_policy, load_tokenizer, load_weights, save_weights
 from posttrain.models.policy import Models, Policy
+from posttrain.models.vocabulary import make_room
 from posttrain.schema.artifacts import Artifact, Dataset, Model
-from posttrain.schema.errors import ModelError
+from posttrain.schema.errors import DataError, ModelError
+from posttrain.schema.rows import Row, Text
 from posttrain.schema.settings import DatasetRef
 
+from .guarding import Guarding, Plant
 from .job import Job
 from .loop import Steps, fit
 from .method import Made, Objective, Stage
 from .options import Computing, Stepping
+from .reference import Remembered
 from .source import FromRows
+from .speaking import Speaking, first_look
+from .watch import Watch
 
 
-class Training(Computing, Stepping, Stage):
+class Training(Guarding, Speaking, Computing, Stepping, Stage):
     """What every training stage can be told beside its objective's own settings."""
 
     kind: ClassVar[str] = "objective"
@@ -35,37 +47,72 @@ class Training(Computing, Stepping, Stage):
     adapter: adapters.Adapter | None = None
     """Train an adapter instead of all weights, as `lora` or `{lora: {rank: 16}}`."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_adapter_learns(cls, values: Any) -> Any:
+        """What an adapter recommends stands where nothing is given."""
+        if not isinstance(values, dict) or not values.get("adapter"):
+            return values
+        return adapters.as_recommended(values, cls.model_fields["learning_rate"].default)
+
     def makes_form(self, form: str) -> str:
         return "adapter" if self.adapter or form == "adapter" else "dense"
 
     def run(self, job: Job, **inputs: Any) -> Made:
         model: Model = inputs["model"]
-        self._check(model)
-        policy = self._policy(model, job.seed)
-        planted = self._rows(model, policy, inputs["data"], job)
+        begun, planted = self.begin(model, inputs["data"], job)
+        policy, reference = begun.policy, begun.reference
         source = FromRows(planted.trees, self.batch_size, job.seed)
         n_steps = self.steps or self.epochs * source.steps_per_epoch
+        same, any_text = (self._planting(model, policy, shapes) for shapes in ((), (Text,)))
+        replayed = same(inputs["keep.replay.data"]) if self.keep.replay else ()
+        rules = self.rules(inputs, self.make_objective(), same, any_text)
         described = _described(policy)
-        models = Models(policy, self._reference(model, policy))
-        final = fit(models, self._objective(), source, self._steps(n_steps), job)
+        job.note("training {trained_weights:,} weights, {trained_share:.2%} of the model".format(**described))
+        known = [*planted.trees, *replayed, *(tree for rule in rules.values() for tree in rule.batch.trees)]
+        again = reference is not None and n_steps > source.steps_per_epoch
+        models = Models(policy, Remembered(reference, known) if again else reference)
+        watch, anchors = Watch(list(rules.values())), self.anchors(policy, replayed)
+        final = fit(
+            models, self.make_objective(), self.guarded(source, replayed), self._steps(n_steps), job, watch, anchors
+        )
         save_weights(policy.model, policy.tokenizer, job.folder, source=model)
-        facts = {**planted.facts(), "steps": n_steps, **described, "final": final}
+        watched = {name: rule.facts() for name, rule in rules.items()}
+        facts = {**planted.facts(), "steps": n_steps, **described, "final": final, **watched}
         base = str(model.base or model.path) if self.makes_form(model.form) == "adapter" else None
         return Made(facts, self.makes_form(model.form), base)
+
+    def begin(self, model: Model, data: tuple[Dataset, ...], job: Job) -> tuple[Models, Planted]:
+        """The models that are trained and asked, and the rows as trees: what a first step needs."""
+        self._check(model)
+        policy = self._policy(model, job)
+        planted = self._rows(model, policy, data, job)
+        return Models(policy, self._reference(model, policy)), planted
 
     def _check(self, model: Model) -> None:
         if model.form == "adapter" and self.adapter is not None:
             raise ModelError(
-                "The model already carries an adapter. Put a `merge` stage before this one, or leave `adapter` out."
+                "The model already carries an adapter. Leave `adapter` out to train that one further, or put a `merge` stage "
+                "before this one."
             )
 
-    def _policy(self, model: Model, seed: int) -> Policy:
+    def _policy(self, model: Model, job: Job) -> Policy:
         tokenizer = load_tokenizer(model)
         weights: Any = load_weights(model, four_bits=self.adapter is not None and self.adapter.family.quantises)
+        grows = model.form == "dense" and (self.adapter is None or self.adapter.family.grows)
+        dress = self.dressed(weights, tokenizer, chats=self.objective.reads is not Text, grows=grows)
+        if dress.name:
+            job.note(str(dress))
         if self.adapter is not None:
-            weights = adapters.attach(weights, self.adapter, tokenizer, seed)
+            weights = adapters.attach(weights, self.adapter, tokenizer, job.seed, dress.ids)
         name = adapters.NAME if self.makes_form(model.form) == "adapter" else None
-        return Policy(weights, tokenizer, dtype=self.dtype, adapter=name, micro_tokens=self.micro_tokens)
+        policy = Policy(weights, tokenizer, dtype=self.dtype, adapter=name, micro_tokens=self.micro_tokens)
+        if self.offload_activations:
+            require_offloading(policy.device)
+            policy.offload = True
+        if self.gradient_checkpointing:
+            checkpoint_layers(weights)
+        return policy
 
     def _reference(self, model: Model, policy: Policy) -> Policy | None:
         """The model as it was before the stage, sharing the frozen base weights where an adapter is trained."""
@@ -78,6 +125,7 @@ class Training(Computing, Stepping, Stage):
             policy.model.load_adapter(str(model.path), adapter_name="reference", is_trainable=False)
             return Policy(policy.model, policy.tokenizer, adapter="reference", **shared)
         reference = load_policy(model, **shared)
+        make_room(reference.model, added(reference.tokenizer, policy.tokenizer))
         reference.model.requires_grad_(False)
         return reference
 
@@ -86,7 +134,9 @@ class Training(Computing, Stepping, Stage):
         sets = [reading.rows for reading in readings]
         rows, mix = mixed(sets, [each.weight for each in data], [each.epochs for each in data], job.seed)
         longest = min(self.max_length, policy.context)
-        planted = plant(rows, load_format(model, policy.tokenizer), longest, [*(r.decision for r in readings), *mix])
+        form = load_format(model, policy.tokenizer)
+        first_look(rows, form, longest, job)
+        planted = plant(rows, form, longest, [*(r.decision for r in readings), *mix])
         skipped = tuple(line for reading in readings for line in reading.skipped)
         planted = replace(planted, skipped=skipped, n_skipped=sum(reading.n_skipped for reading in readings))
         for line in planted.decisions:
@@ -97,12 +147,30 @@ class Training(Computing, Stepping, Stage):
             job.note(f"this processor has no {self.dtype} products: computing in {policy.dtype}")
         return planted
 
-    def _objective(self) -> Objective:
+    def _planting(self, model: Model, policy: Policy, others: tuple[type[Row], ...]) -> Plant:
+        """What makes trees of rows of the objective's shape, or of one of the `others` where they are not."""
+
+        def planted(datasets: tuple[Dataset, ...]) -> tuple[Tree, ...]:
+            rows = [row for dataset in datasets for row in read_as(dataset, (self.objective.reads, *others))]
+            return plant(rows, load_format(model, policy.tokenizer), min(self.max_length, policy.context)).trees
+
+        return planted
+
+    def make_objective(self) -> Objective:
+        """The objective with its own settings."""
         return self.objective(**{name: getattr(self, name) for name in self.objective.model_fields})
 
     def _steps(self, n: int) -> Steps:
         same = {name: getattr(self, name) for name in Steps.__dataclass_fields__ if name in type(self).model_fields}
         return Steps(n, **same)
+
+
+def read_as(dataset: Dataset, shapes: Sequence[type[Row]]) -> Sequence[Row]:
+    """The rows of a dataset in the first of some shapes that fits; the error is that of the first."""
+    for shape in shapes if len(shapes) > 1 else ():
+        with suppress(DataError):
+            return read(dataset, shape).rows
+    return read(dataset, shapes[0]).rows
 
 
 def _described(policy: Policy) -> dict[str, Any]:
@@ -115,6 +183,7 @@ def _described(policy: Policy) -> dict[str, Any]:
         "layout": policy.layout,
         "layout_why": policy.why,
         "dtype": policy.dtype,
+        "chat_template": name_of(policy.tokenizer.chat_template),
     }
 
 

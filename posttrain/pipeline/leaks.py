@@ -14,7 +14,7 @@ from posttrain.engine.store import Store
 from posttrain.schema.artifacts import Artifact, Dataset, Model
 from posttrain.schema.errors import PosttrainError, UsageError
 from posttrain.schema.rows import Conversation, Labelled, Pair, Prompt, Row, Text, fingerprint
-from posttrain.schema.settings import inputs
+from posttrain.schema.settings import input_of, inputs
 
 from .plan import reads
 from .work import SEVERAL, Given
@@ -64,7 +64,7 @@ class Leaks:
         """The datasets with these digests that a stage's settings name."""
         for option in (name for name, kind in inputs(type(stage)).items() if kind == "dataset"):
             wanted = digests.get(option, "").split(SEVERAL)
-            for rows, digest in zip(getattr(stage, option) or (), wanted, strict=False):
+            for rows, digest in zip(input_of(stage, option) or (), wanted, strict=False):
                 found = self.by_digest(digest)
                 if found is None:
                     with suppress(PosttrainError):

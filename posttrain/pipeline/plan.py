@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from posttrain.engine.method import Stage
 from posttrain.schema.errors import Problem, RecipeError, nearest
 from posttrain.schema.rows import Row
-from posttrain.schema.settings import Rows, inputs
+from posttrain.schema.settings import Rows, input_of, inputs
 
 from .reading import NAME, draft
 from .recipe import BASE, RELATIVE, Entry, Gate, Recipe, Repeat
@@ -80,9 +80,9 @@ class Plan:
     def outside(self) -> Iterator[tuple[type[Row] | None, Input]]:
         """Everything that is read and that no step makes; rows with the shape they are read in, where it is known."""
         for step in (*self.measures, *self.steps):
-            for source in (source for sources in step.inputs.values() for source in sources):
-                if source.step is None:
-                    yield reads(type(step.stage)) if source.rows else None, source
+            for option, source in ((option, source) for option, all in step.inputs.items() for source in all):
+                if source.step is None:  # what a group of options reads may be of another shape
+                    yield reads(type(step.stage)) if source.rows and "." not in option else None, source
 
 
 def load(text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Plan:
@@ -241,7 +241,7 @@ class _Wiring:
         assert entry.stage is not None
         wires = {}
         for option, kind in inputs(type(entry.stage)).items():
-            value, node = getattr(entry.stage, option), entry.node.nearest(option)
+            value, node = input_of(entry.stage, option), entry.node.nearest(option)
             names = [value] if isinstance(value, str | Rows) else list(value or ())
             wires[option] = tuple(self.wire(entry, kind, name, node, rounds, later) for name in names)
         return {option: wire for option, wire in wires.items() if wire}

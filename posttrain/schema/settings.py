@@ -7,7 +7,7 @@ an input; the planner turns it into an artifact before the method runs.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -130,15 +130,46 @@ def options(settings: type[Settings]) -> Iterator[Option]:
 
 
 def inputs(settings: type[Settings]) -> dict[str, str]:
-    """Name -> `dataset` or `model`, for the fields that name an input."""
-    marks = {name: _mark(info) for name, info in settings.model_fields.items()}
-    return {name: mark for name, mark in marks.items() if mark in ("dataset", "model")}
+    """Name -> `dataset` or `model`, for the fields that name an input; one inside a group is called `group.name`."""
+    found: dict[str, str] = {}
+    for name, info in settings.model_fields.items():
+        mark = _mark(info)
+        if mark in ("dataset", "model"):
+            found[name] = mark
+        for group in _groups(info):
+            found |= {f"{name}.{inner}": kind for inner, kind in inputs(group).items()}
+    return found
+
+
+def input_of(settings: Settings, path: str) -> Any:
+    """What stands under a name that `inputs` gives; None where its group is left out."""
+    value: Any = settings
+    for name in path.split("."):
+        value = getattr(value, name, None)
+    return value
 
 
 def keyed(settings: Settings) -> dict[str, Any]:
     """The options that change the result, as plain JSON; inputs are left out, as their digests stand for them."""
-    left_out = {name for name, info in type(settings).model_fields.items() if _mark(info)}
-    return settings.model_dump(mode="json", exclude=left_out)
+    return settings.model_dump(mode="json", exclude=_marked(type(settings)))
+
+
+def _groups(info: FieldInfo) -> Iterator[type[Settings]]:
+    """The settings classes that a field may hold."""
+    for each in (info.annotation, *get_args(info.annotation)):
+        if isinstance(each, type) and issubclass(each, Settings):
+            yield each
+
+
+def _marked(settings: type[Settings]) -> dict[str, Any]:
+    """The marked fields of a class and of the groups in it, as pydantic leaves them out."""
+    found: dict[str, Any] = {}
+    for name, info in settings.model_fields.items():
+        if _mark(info):
+            found[name] = True
+        elif inner := {k: v for group in _groups(info) for k, v in _marked(group).items()}:
+            found[name] = inner
+    return found
 
 
 def problems(settings: type[Settings], values: dict[str, Any]) -> list[tuple[str, Problem]]:

@@ -1,7 +1,5 @@
 """What every objective keeps, found by listing: its gradient does not depend on how a batch is cut or ordered."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -40,8 +38,7 @@ def flat(policy: Policy, what: str) -> torch.Tensor:
 
 def gradient(objective, trees, micro_tokens) -> torch.Tensor:
     both = models()
-    source = SimpleNamespace(draw=lambda step, models: Batch(tuple(trees)))
-    step_shares(both, objective, source, 0, micro_tokens)
+    step_shares(both, objective, Batch(tuple(trees)), micro_tokens)
     return flat(both.policy, "grad")
 
 

@@ -1,0 +1,115 @@
+"""What a training can be told against forgetting and for stopping early: options of every objective.
+
+keep:        {replay: {data: general.txt, share: 0.3}, l2: 1e-3, ewc: 10}     hold on while training
+forget:      {on: general.txt, at_most: 5%}                                  a budget, looked at on the way
+stop_early:  {on: dev.jsonl, patience: 3}                                    the best weights, not the last
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from posttrain.functional.layout import Tree
+from posttrain.models.policy import Policy
+from posttrain.schema.artifacts import Dataset
+from posttrain.schema.settings import DatasetRef, Settings
+
+from .anchors import Anchors
+from .method import Objective
+from .source import FromRows, Replayed, Source
+from .watch import Budget, Patience, Rule
+
+Plant = Callable[[tuple[Dataset, ...]], Sequence[Tree]]
+"""Rows of some datasets as trees."""
+
+
+def _share(value: Any) -> Any:
+    """`5%` is 0.05."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        return float(value.strip()[:-1]) / 100
+    return value
+
+
+Share = Annotated[float, BeforeValidator(_share), Field(gt=0)]
+
+
+class Replay(Settings):
+    """General rows in every batch, beside those of `data`."""
+
+    data: DatasetRef
+    """The rows to replay, of the same shape as those that are learnt."""
+    share: float = Field(0.3, gt=0, lt=1)
+    """Share of a batch's rows that are replayed; they come on top of `batch_size`."""
+
+
+class Keep(Settings):
+    """What holds on to what the model knew before the stage."""
+
+    replay: Replay | None = None
+    """General rows in every batch: the surest way where there are any."""
+    l2: float = Field(0.0, ge=0)
+    """Pull of every weight to where it began (L2-SP); larger forgets less and learns less."""
+    ewc: float = Field(0.0, ge=0)
+    """The same pull in proportion to how much a weight matters to the rows of `replay` (EWC)."""
+
+    @model_validator(mode="after")
+    def _has_rows(self) -> "Keep":
+        if self.ewc and self.replay is None:
+            raise ValueError("`ewc` needs general rows to find the weights that matter: give `replay: {data: …}`")
+        return self
+
+
+class Forget(Settings):
+    """A forgetting budget."""
+
+    on: DatasetRef
+    """General rows that are not trained on; their perplexity is watched."""
+    at_most: Share = 0.05
+    """How much their perplexity may rise, as a share of what it was, such as 5%."""
+    every: int = Field(20, ge=1)
+    """Steps from one look to the next; each reads all rows of `on` once."""
+    then: Literal["back_off", "stop"] = "back_off"
+    """Once it has risen further: go on from the last good weights at half the rate, or stop with them."""
+
+
+class StopEarly(Settings):
+    """Early stopping."""
+
+    on: DatasetRef
+    """Held-out rows of the same shape as those that are learnt; the loss on them is watched."""
+    every: int = Field(20, ge=1)
+    """Steps from one look to the next."""
+    patience: int = Field(3, ge=1)
+    """Looks without a lower loss after which training stops."""
+
+
+class Guarding(Settings):
+    """What is kept and what is watched while training."""
+
+    keep: Keep = Keep()
+    """What holds on to what the model knew before the stage."""
+    forget: Forget | None = None
+    """How much perplexity on general text may rise, as `{on: general.txt, at_most: 5%}`."""
+    stop_early: StopEarly | None = None
+    """Stop when held-out loss no longer falls and keep the best weights, as `{on: dev.jsonl, patience: 3}`."""
+
+    def guarded(self, source: FromRows, replayed: Sequence[Tree]) -> Source:
+        """The source, with what is replayed in every batch."""
+        return Replayed.beside(source, replayed, self.keep.replay.share) if self.keep.replay else source
+
+    def anchors(self, policy: Policy, replayed: Sequence[Tree]) -> Anchors:
+        """What pulls the weights back; made before anything is trained."""
+        return Anchors(policy, self.keep.l2, self.keep.ewc, replayed)
+
+    def rules(self, inputs: dict[str, Any], objective: Objective, same: Plant, any_text: Plant) -> dict[str, Rule]:
+        """The rules that watch, by the option they come from."""
+        found: dict[str, Rule] = {}
+        if self.forget is not None:
+            found["forget"] = Budget(
+                any_text(inputs["forget.on"]), self.forget.at_most, self.forget.every, self.forget.then
+            )
+        if self.stop_early is not None:
+            held_out = same(inputs["stop_early.on"])
+            found["stop_early"] = Patience(held_out, objective, self.stop_early.every, self.stop_early.patience)
+        return found
