@@ -33,6 +33,7 @@ COMMANDS = {
     "run": Command("[RECIPE] [path=value …]", "run a recipe; the same command continues it", "running:run"),
     "plan": Command("[RECIPE] [path=value …]", "what `run` would do: kept or made, and what is wrong", "running:plan"),
     "measure": Command("MODEL MEASURE… [path=value …]", "measure one model", "running:measure"),
+    "check": Command("DATA --model M [path=value …]", "what is learnt from rows, and what is wrong", "checking:check"),
     "show": Command("[RUN | MODEL | DIGEST]", "a run, a model or an artifact", "looking:show"),
     "compare": Command("A B", "what changed from one model to another", "looking:compare"),
     "report": Command("[RUN] [-o FILE]", "the before/after report", "looking:report"),
