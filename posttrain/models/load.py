@@ -20,7 +20,7 @@ from posttrain.schema.errors import ModelError
 
 from . import attention, seq2seq
 from .adapters import NAME, reload, save_adapter
-from .four_bits import configuration, keep_gradients, note_base, wants_four_bits
+from .four_bits import configuration, keep_gradients, note_base, noted, take_rounded
 from .policy import Policy, is_adapted
 from .precision import choose_threads, device, use_fast_matmul
 
@@ -73,8 +73,9 @@ def load_weights(model: Model, *, four_bits: bool = False) -> "Weights":
     """The model of a folder in fp32, with its adapter on its base if it is one; the base in four bits if the adapter
     was trained so, or on request. Raises ModelError."""
     use_fast_matmul()
-    in_four = four_bits or wants_four_bits(Path(model.path))
-    weights: Any = _load_dense(Path(model.base or model.path), **_quantised() if in_four else {})
+    path = Path(model.base or model.path)
+    quantised = configuration(lambda: _skeleton(path)) if four_bits else noted(Path(model.path))
+    weights: Any = _load_dense(path, **{"quantization_config": quantised, "device_map": {"": device()}} if quantised else {})
     keep_gradients(weights)
     choose_threads(weights.num_parameters())
     weights = weights.to(device())
@@ -92,8 +93,11 @@ def carry(weights: Any, model: Model) -> "PeftModel":
         ) from error
 
 
-def _quantised() -> dict[str, Any]:
-    return {"quantization_config": configuration(), "device_map": {"": device()}}
+def load_rounded(model: Model, adapted: "PeftModel") -> "PeftModel":
+    """An adapter in fp32 on the weights that its base in four bits computes with; `adapted` is the two together."""
+    dense = _load_dense(Path(model.base or model.path)).to(device())
+    take_rounded(dense, adapted.get_base_model())
+    return carry(dense, model)
 
 
 def load_policy(model: Model, *, dtype: str = "float32", **options: Any) -> Policy:
@@ -105,10 +109,9 @@ def load_policy(model: Model, *, dtype: str = "float32", **options: Any) -> Poli
 
 def _load_dense(path: Path, **options: Any) -> "PreTrainedModel":
     encodes = _config(path).is_encoder_decoder
-    auto = _transformers().AutoModelForSeq2SeqLM if encodes else _transformers().AutoModelForCausalLM
     for implementation in ("sdpa" if encodes else attention.NAME, "eager"):
         try:
-            weights = auto.from_pretrained(
+            weights = _auto(encodes).from_pretrained(
                 path, dtype=torch.float32, attn_implementation=implementation, trust_remote_code=False, **options
             )
             if implementation == attention.NAME and _wants_eager(weights):
@@ -121,6 +124,18 @@ def _load_dense(path: Path, **options: Any) -> "PreTrainedModel":
         f"{path} cannot be loaded as {kind}: {_first_line(failure)}. "
         "Give a folder with config.json and model.safetensors of one."
     ) from failure
+
+
+def _auto(encodes: bool) -> Any:
+    """The class that loads models of a kind."""
+    return _transformers().AutoModelForSeq2SeqLM if encodes else _transformers().AutoModelForCausalLM
+
+
+def _skeleton(path: Path) -> "PreTrainedModel":
+    """A model with its names and shapes, and any weights."""
+    config = _config(path)
+    model: PreTrainedModel = _auto(config.is_encoder_decoder).from_config(config)
+    return model
 
 
 def _config(path: Path) -> Any:

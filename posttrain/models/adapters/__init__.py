@@ -1,13 +1,29 @@
 """Adapters through PEFT: a few trainable weights beside the frozen ones. One file holds one kind of them."""
 
-from .attach import attach, n_virtual, n_weights, reload, save_adapter
-from .choice import Adapter
+from .attach import attach, is_virtual, n_virtual, n_weights, reload, save_adapter
+from .choice import Adapter, as_recommended
 from .family import NAME, Family
 from .low_rank import LoRA, QLoRA, rate_groups, start_of
 from .scales import IA3
 from .virtual import Prefix, Prompt, PTuning
 
 __all__ = [
-    "IA3", "NAME", "Adapter", "Family", "LoRA", "Prefix", "Prompt", "PTuning", "QLoRA",
-    "attach", "n_virtual", "n_weights", "rate_groups", "reload", "save_adapter", "start_of",
+    "IA3",
+    "NAME",
+    "Adapter",
+    "Family",
+    "LoRA",
+    "PTuning",
+    "Prefix",
+    "Prompt",
+    "QLoRA",
+    "as_recommended",
+    "attach",
+    "is_virtual",
+    "n_virtual",
+    "n_weights",
+    "rate_groups",
+    "reload",
+    "save_adapter",
+    "start_of",
 ]  # fmt: skip

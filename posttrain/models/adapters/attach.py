@@ -1,10 +1,13 @@
 """Adapters on models: attached, saved, loaded back and counted."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+
+from posttrain.models.vocabulary import make_room, n_rows, token_layers
 
 from .choice import Adapter
 from .family import NAME, Family, no_such_layers
@@ -16,13 +19,20 @@ if TYPE_CHECKING:
 
 
 def attach(
-    model: "PreTrainedModel", adapter: Adapter | Family, tokenizer: "PreTrainedTokenizerBase", seed: int
+    model: "PreTrainedModel",
+    adapter: Adapter | Family,
+    tokenizer: "PreTrainedTokenizerBase",
+    seed: int,
+    new_tokens: Sequence[int] = (),
 ) -> "PeftModel":
-    """The model with a fresh adapter, which alone is trainable. Raises ModelError where the model cannot carry it."""
+    """The model with a fresh adapter, which alone is trainable, with the rows of `new_tokens`. Raises ModelError where
+    the model cannot carry it."""
     from peft import get_peft_model
 
     family = adapter.family if isinstance(adapter, Adapter) else adapter
-    config = family.config(model)
+    config: Any = family.config(model)
+    if new_tokens:
+        config.trainable_token_indices = {name: list(new_tokens) for name in token_layers(model)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
@@ -42,6 +52,8 @@ def save_adapter(adapted: "PeftModel", folder: Path) -> None:
         adapted.save_pretrained(str(folder), **options)
         return
     config, state = unfolded(adapted)
+    rows_of_tokens = {name: rows for name, rows in state.items() if name.endswith("trainable_tokens_delta")}
+    state |= {f"{name}.{NAME}": rows for name, rows in rows_of_tokens.items()}  # as PEFT looks for them
     own = adapted.peft_config[NAME]
     adapted.peft_config[NAME] = config
     try:
@@ -55,11 +67,21 @@ def reload(model: "PreTrainedModel", folder: Path) -> "PeftModel":
     kept, so PEFT must take virtual tokens as they are, which it does for adapters that are not to be trained."""
     from peft import PeftConfig, PeftModel
 
-    virtual = PeftConfig.from_pretrained(str(folder)).is_prompt_learning
+    grown = getattr(PeftConfig.from_pretrained(str(folder)), "trainable_token_indices", None) or {}
+    rows = {id for ids in (grown.values() if isinstance(grown, dict) else [grown]) for id in ids}
+    make_room(model, sorted(id for id in rows if id >= n_rows(model)))
+    virtual = is_virtual(folder)
     adapted = PeftModel.from_pretrained(model, str(folder), adapter_name=NAME, is_trainable=not virtual)
     if virtual:
         adapted.prompt_encoder[NAME].requires_grad_(True)
     return adapted
+
+
+def is_virtual(folder: Path) -> bool:
+    """Whether the adapter of a folder is one of virtual tokens."""
+    from peft import PeftConfig
+
+    return bool(PeftConfig.from_pretrained(str(folder)).is_prompt_learning)
 
 
 def n_virtual(model: nn.Module, adapter: str | None) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from posttrain.schema.errors import nearest
 from posttrain.schema.settings import Settings
@@ -52,3 +52,13 @@ class Adapter(Settings):
     @property
     def family(self) -> Family:
         return next(value for name in type(self).model_fields if (value := getattr(self, name)) is not None)
+
+
+def as_recommended(values: dict[str, Any], rate: float) -> dict[str, Any]:
+    """The settings of a training, where `rate` is what all weights would learn with, and its adapter's own ones where
+    nothing is given. An adapter that is written wrongly is left for the check to tell."""
+    try:
+        family = Adapter.model_validate(values["adapter"]).family
+    except ValidationError:
+        return values
+    return {"learning_rate": family.times * rate, **family.recommended, **values}

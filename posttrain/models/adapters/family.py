@@ -1,5 +1,6 @@
 """What every kind of adapter can: say how PEFT builds it, put first values into it, and how fast it likes to learn."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from posttrain.schema.errors import ModelError
@@ -14,11 +15,14 @@ NAME = "default"
 
 
 class Family(Settings):
-    """One kind of adapter. `times` is how much faster than all weights it learns best; `quantises` whether its base is
-    held in four bits."""
+    """One kind of adapter. `times` is how much faster than all weights it learns best, `recommended` are further
+    settings of a training that it learns best with; `quantises` is whether its base is held in four bits, `grows`
+    whether it can learn new tokens."""
 
     times: ClassVar[float] = 1.0
+    recommended: ClassVar[Mapping[str, Any]] = {}
     quantises: ClassVar[bool] = False
+    grows: ClassVar[bool] = False
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
         """PEFT's description of this adapter on a model."""
@@ -43,6 +47,11 @@ def linear_layers(model: "PreTrainedModel") -> list[str]:
     head = model.get_output_embeddings()
     found = (name for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head)
     return sorted({name.rpartition(".")[2] for name in found})
+
+
+def names_a_layer(model: "PreTrainedModel", target: str) -> bool:
+    """Whether some module is called so, or its name ends so."""
+    return any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules())
 
 
 def no_such_layers(model: "PreTrainedModel", targets: object) -> ModelError:

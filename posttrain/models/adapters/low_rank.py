@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .family import NAME, Family, no_such_layers, task_of
+from .family import NAME, Family, names_a_layer, no_such_layers, task_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -29,6 +29,7 @@ class LowRank(Family):
     """Low-rank updates of linear layers."""
 
     times: ClassVar[float] = 10.0
+    grows: ClassVar[bool] = True
 
     rank: int = Field(16, ge=1)
     """Width of the update; larger learns more and costs more memory."""
@@ -46,7 +47,7 @@ class LowRank(Family):
     def config(self, model: "PreTrainedModel") -> "LoraConfig":
         from peft import LoraConfig
 
-        if not isinstance(self.targets, str) and not any(_ends(model, target) for target in self.targets):
+        if not isinstance(self.targets, str) and not all(names_a_layer(model, target) for target in self.targets):
             raise no_such_layers(model, ", ".join(self.targets))
         return LoraConfig(
             r=self.rank,
@@ -84,10 +85,6 @@ class QLoRA(LowRank):
     """Low-rank updates of linear layers that are held in four bits."""
 
     quantises: ClassVar[bool] = True
-
-
-def _ends(model: nn.Module, target: str) -> bool:
-    return any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules())
 
 
 def _factors(adapted: nn.Module) -> Iterable[tuple[str, Tensor]]:

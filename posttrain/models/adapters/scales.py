@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 from posttrain.schema.errors import ModelError
 
-from .family import Family, linear_layers, task_of
+from .family import Family, linear_layers, names_a_layer, task_of
 
 if TYPE_CHECKING:
     from peft import IA3Config
     from transformers import PreTrainedModel
 
 KEYS_AND_VALUES = ("k_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value", "k", "v", "key", "value")
-INTO_THE_STREAM = ("down_proj", "dense_4h_to_h", "fc2", "wo", "dense_out")
+INTO_THE_STREAM = ("down_proj", "dense_4h_to_h", "mlp.c_proj", "fc2", "wo")
 """How families of models call the layers that IA3 scales: the outputs of the first, the inputs of the second."""
 
 
@@ -29,20 +29,19 @@ class IA3(Family):
     def config(self, model: "PreTrainedModel") -> "IA3Config":
         from peft import IA3Config
 
-        there = linear_layers(model)
-        targets = self._named(self.targets, KEYS_AND_VALUES, there)
-        feedforward = self._named(self.feedforward, INTO_THE_STREAM, there)
+        targets = self._named(self.targets, KEYS_AND_VALUES, model)
+        feedforward = self._named(self.feedforward, INTO_THE_STREAM, model)
         return IA3Config(
             target_modules=[*targets, *feedforward], feedforward_modules=feedforward, task_type=task_of(model)
         )
 
     @staticmethod
-    def _named(given: tuple[str, ...] | None, usual: tuple[str, ...], there: list[str]) -> list[str]:
-        found = [name for name in (usual if given is None else given) if name in there]
+    def _named(given: tuple[str, ...] | None, usual: tuple[str, ...], model: "PreTrainedModel") -> list[str]:
+        found = [name for name in (usual if given is None else given) if names_a_layer(model, name)]
         if not found or (given and len(found) < len(given)):
             asked = "none of the usual ones" if given is None else f"not all of {', '.join(given)}"
             raise ModelError(
                 f"IA3 scales layers by their names, and {asked} are in this model. Write `targets` and `feedforward`; "
-                f"its layers are {', '.join(there)}."
+                f"its layers are {', '.join(linear_layers(model))}."
             )
         return found

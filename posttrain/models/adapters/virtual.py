@@ -5,9 +5,11 @@ P-tuning        n embeddings made by a small network      Liu et al. 2021, arXiv
 prefix-tuning   keys and values of n tokens, every layer  Li & Liang 2021, arXiv 2101.00190
 
 All begin as real tokens: drawn at random they are noise that every answer reads, and steps go into unlearning it.
+They need many steps, large ones, and many tokens: what they recommend was found on the lab model (docs/adapters.md).
 """
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
 class Virtual(Family):
     """Learnt vectors before every text."""
 
-    tokens: int = Field(16, ge=1)
+    recommended: ClassVar[Mapping[str, Any]] = {"batch_size": 8, "epochs": 8}
+
+    tokens: int = Field(64, ge=1)
     """Number of virtual tokens; each takes a place of the context."""
     text: str = ""
     """The words that the virtual tokens begin as, repeated as needed; tokens drawn from the vocabulary if not given."""
@@ -51,7 +55,7 @@ class Virtual(Family):
 class Prompt(Virtual):
     """Prompt tuning: learnt embeddings before every text."""
 
-    times: ClassVar[float] = 1.0
+    times: ClassVar[float] = 1500.0
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
         from peft import PromptTuningConfig
@@ -68,6 +72,9 @@ class Prompt(Virtual):
 class PTuning(Virtual):
     """P-tuning: embeddings before every text, made by a small network that is not kept."""
 
+    times: ClassVar[float] = 1000.0
+    recommended: ClassVar[Mapping[str, Any]] = {"batch_size": 8, "epochs": 12}
+
     hidden: int = Field(64, ge=1)
     """Width of the network that makes the embeddings."""
 
@@ -82,7 +89,7 @@ class PTuning(Virtual):
         )
 
     def begin(self, adapted: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-        """The network begins around the mean of the real tokens."""
+        """What the network makes lies around the mean of real tokens."""
         last: nn.Linear = adapted.prompt_encoder[NAME].mlp_head[-1]
         with torch.no_grad():
             last.bias.copy_(self._first_embeddings(adapted, tokenizer).mean(0))
@@ -90,6 +97,11 @@ class PTuning(Virtual):
 
 class Prefix(Virtual):
     """Prefix-tuning: learnt keys and values before every text, in every layer."""
+
+    times: ClassVar[float] = 5000.0
+
+    tokens: int = Field(32, ge=1)
+    """Number of virtual tokens; each takes a place of the context."""
 
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
         from peft import PrefixTuningConfig
@@ -108,5 +120,11 @@ class Prefix(Virtual):
         first = self._first_embeddings(adapted, tokenizer)[None]
         with torch.no_grad():
             pairs = keys_and_values(adapted.get_base_model(), first)
-            stacked = torch.stack([x[0].transpose(0, 1).flatten(1) for pair in pairs for x in pair], 1)
-            adapted.prompt_encoder[NAME].embedding.weight.copy_(stacked.flatten(1))
+            stacked = torch.stack([x[0].transpose(0, 1).flatten(1) for pair in pairs for x in pair], 1).flatten(1)
+            prefix = adapted.prompt_encoder[NAME].embedding.weight
+            if stacked.shape != prefix.shape:
+                raise ModelError(
+                    f"This model makes {stacked.shape[1]} keys and values of a token where PEFT's prefix-tuning has "
+                    f"{prefix.shape[1]}. Use `adapter: prompt` or `p_tuning`."
+                )
+            prefix.copy_(stacked)
