@@ -44,7 +44,7 @@ def bins(lengths: Sequence[int], most: int = MOST_BINS) -> list[Bin]:
     """Lengths in at most `most` bins and one for those far beyond.
 
     >>> [(each.name, each.count) for each in bins([1, 2, 3, 90, 20_000], most=3)]
-    [('0–49', 3), ('50–99', 1), ('100–149', 0), ('150–199', 0), ('200+', 1)]
+    [('0–99', 4), ('100–199', 0), ('200+', 1)]
     """
     if not lengths:
         return []
