@@ -32,6 +32,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "run": Command("[RECIPE] [path=value …]", "run a recipe; the same command continues it", "running:run"),
     "plan": Command("[RECIPE] [path=value …]", "what `run` would do: kept or made, and what is wrong", "running:plan"),
+    "lr-find": Command("RECIPE [STAGE] | MODEL METHOD data=…", "which learning rate suits a stage", "finding:lr_find"),
     "measure": Command("MODEL MEASURE… [path=value …]", "measure one model", "running:measure"),
     "check": Command("DATA --model M [path=value …]", "what is learnt from rows, and what is wrong", "checking:check"),
     "show": Command("[RUN | MODEL | DIGEST]", "a run, a model or an artifact", "looking:show"),

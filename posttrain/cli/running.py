@@ -38,15 +38,24 @@ def plan(words: list[str], terminal: Terminal) -> int:
     recipe, overrides = _recipe(asked.words)
     terminal.draw("  reading the recipe …")
     from posttrain.pipeline.listing import as_json, as_text
+    from posttrain.pipeline.memory import as_table, forecasts
     from posttrain.pipeline.run import preview
 
-    planned, states = preview(recipe, overrides, out=asked.out)
+    found = preview(recipe, overrides, out=asked.out)
+    terminal.draw("  reading the first rows …")
+    memory = forecasts(found.plan, found.outside, found.states)
     if terminal.json:
-        terminal.object(as_json(planned, states))
-    else:
-        terminal.clear()
-        terminal.answer(as_text(planned, states))
-        terminal.next(" ".join(["posttrain run", *asked.words]))
+        told = {name: forecast.as_dict() for name, forecast in memory.items()}
+        terminal.object({**as_json(found.plan, found.states), "memory": told})
+        return 0
+    terminal.clear()
+    terminal.answer(as_text(found.plan, found.states))
+    for line in as_table(memory):
+        terminal.answer(line)
+    for name, forecast in memory.items():
+        if forecast.too_large:
+            terminal.say(Paint(f"warning  {name}: {forecast.warning}", "yellow"))
+    terminal.next(" ".join(["posttrain run", *asked.words]))
     return 0
 
 

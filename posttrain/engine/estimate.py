@@ -116,7 +116,8 @@ def _layers(model: Anatomy, way: Way, load: Load) -> tuple[float, float]:
     """(bytes kept until the backward pass, bytes that the backward pass of one layer works with)."""
     wide, narrow = 4, 2 if way.narrow else 4
     full = way.adapter is None
-    norms = model.norms * (2 if model.root_mean_square and full else 1)
+    of_norm = 2 if model.root_mean_square and full else 1
+    norms = model.norms * of_norm
     heads = model.head_norms * (2 if full else 1)
     inner = model.inner * (KEPT_BY.get(model.activation, 1) + (2 if model.gated else 0))
     a_token = wide * (norms + heads) + narrow * (model.attended + inner + _read(model, way))
@@ -125,8 +126,8 @@ def _layers(model: Anatomy, way: Way, load: Load) -> tuple[float, float]:
     one = layers / model.layers
     work = narrow * load.tokens * (2 * model.inner / model.layers + 2 * model.width)
     if way.checkpointing:
-        return (0 if way.offloading else stream * model.layers) + 2 * stream, one + work
-    return (2 * stream + one if way.offloading else layers + 2 * stream), work
+        return stream * (of_norm + (0 if way.offloading else model.layers)), one + work
+    return of_norm * stream + (one if way.offloading else layers), work
 
 
 def _read(model: Anatomy, way: Way) -> float:

@@ -75,7 +75,7 @@ def _line(plan: Plan, step: Step, states: Mapping[str, str]) -> list[str]:
         step.method,
         f"from {step.source}",
         "  ".join(read),
-        f"{f'-> {makes}':<9}{states.get(step.name, '')}".rstrip(),
+        f"{f'-> {makes}':<11}{states.get(step.name, '')}".rstrip(),
         _measured(plan, step.name, states),
     ]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from posttrain.engine.files import replace_text, room_for
 from posttrain.engine.store import Store
@@ -77,12 +77,20 @@ def run(
     return Run(folder.name, folder, record, walk.models(), folder / "report.html", not passed)
 
 
-def preview(recipe: Source, overrides: Sequence[str] = (), *, out: Path | str = RUNS) -> tuple[Plan, dict[str, str]]:
-    """The plan of a recipe, and for every step and measurement (`sft`, `chat of sft`) whether it would be `kept` or
-    `made`. Raises what `run` would raise before it starts."""
+class Preview(NamedTuple):
+    """A plan, what it reads from outside, and for every step and measurement (`sft`, `chat of sft`) whether it would
+    be `kept` or `made`."""
+
+    plan: Plan
+    states: dict[str, str]
+    outside: Outside
+
+
+def preview(recipe: Source, overrides: Sequence[str] = (), *, out: Path | str = RUNS) -> Preview:
+    """What `run` would do. Raises what it would raise before it starts."""
     store = Store(Path(out) / STORE)
     plan, outside = prepare(recipe, overrides, store)
-    return plan, states(plan, store, outside)
+    return Preview(plan, states(plan, store, outside), outside)
 
 
 def prepare(recipe: Source, overrides: Sequence[str], store: Store) -> tuple[Plan, Outside]:

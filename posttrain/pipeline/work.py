@@ -1,6 +1,7 @@
 """One piece of work: a step with its inputs in hand. From them comes the key that decides whether it is done again."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -129,6 +130,16 @@ def states(plan: Plan, store: Store, outside: Outside) -> dict[str, str]:
         for measure in plan.measures_of(name):
             look(f"{measure.name} of {name}", of_model(measure, name), made)
     return told
+
+
+def kept(plan: Plan, store: Store, outside: Outside) -> dict[str, Artifact]:
+    """The base model and what the store holds of the plan's steps, by their names."""
+    found = {BASE: outside[base_of(plan).identity]}
+    for step in plan.steps:
+        with suppress(KeyError):  # an input is not made yet
+            if artifact := store.find(Work(step, given(step, found, outside), plan.recipe.seed).key):
+                found[step.name] = artifact
+    return found
 
 
 def of_model(measure: Step, model: str) -> Step:

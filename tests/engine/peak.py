@@ -28,8 +28,7 @@ def train(folder: Path, model: str, rows: str, method: str, options: dict[str, A
     made, scratch = folder / place / "made", folder / place / "scratch"
     for new in (made, scratch):
         new.mkdir(parents=True)
-    data = (store.dataset(Rows(path=rows)),)
-    stage.run(Job(made, scratch), model=store.model(model), data=data)
+    stage.run(Job(made, scratch), model=store.model(model), data=(store.dataset(Rows(path=rows)),))
 
 
 def main(folder: Path, asked: dict[str, Any]) -> None:
