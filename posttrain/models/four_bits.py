@@ -10,15 +10,12 @@ base stands beside them, as transformers writes it, and is read back with them.
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from posttrain.schema.errors import MachineError, MissingExtra, ModelError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 FILE = "base_quantization.json"
 BLOCK = 64  # weights that share a scale
@@ -76,7 +73,7 @@ def noted(folder: Path) -> Any:
 
 def _require() -> None:
     try:
-        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
+        import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise MissingExtra("bitsandbytes", "bits", "`adapter: qlora`") from error
     except Exception as error:  # a library that does not load on this machine: OSError, RuntimeError
@@ -85,7 +82,7 @@ def _require() -> None:
         ) from error
 
 
-def note_base(model: "PreTrainedModel", folder: Path) -> None:
+def note_base(model: Any, folder: Path) -> None:
     """Writes beside an adapter how its base is quantised, if it is."""
     if is_in_four_bits(model):
         text = json.dumps(model.config.quantization_config.to_dict(), indent=1, sort_keys=True)
@@ -100,6 +97,7 @@ def keep_gradients(model: nn.Module) -> None:
     """Makes layers in four bits differentiable in evaluation mode too. On processors with bfloat16 instructions
     bitsandbytes repacks them there for a product that has no gradient, without a word; training goes on and learns
     little. It also rounds the scales to bfloat16."""
+    layer: Any
     for layer in model.modules():
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False

@@ -75,7 +75,9 @@ def load_weights(model: Model, *, four_bits: bool = False) -> "Weights":
     use_fast_matmul()
     path = Path(model.base or model.path)
     quantised = configuration(lambda: _skeleton(path)) if four_bits else noted(Path(model.path))
-    weights: Any = _load_dense(path, **{"quantization_config": quantised, "device_map": {"": device()}} if quantised else {})
+    weights: Any = _load_dense(
+        path, **{"quantization_config": quantised, "device_map": {"": device()}} if quantised else {}
+    )
     keep_gradients(weights)
     choose_threads(weights.num_parameters())
     weights = weights.to(device())
@@ -95,7 +97,8 @@ def carry(weights: Any, model: Model) -> "PeftModel":
 
 def load_rounded(model: Model, adapted: "PeftModel") -> "PeftModel":
     """An adapter in fp32 on the weights that its base in four bits computes with; `adapted` is the two together."""
-    dense = _load_dense(Path(model.base or model.path)).to(device())
+    dense: Any = _load_dense(Path(model.base or model.path))
+    dense = dense.to(device())
     take_rounded(dense, adapted.get_base_model())
     return carry(dense, model)
 

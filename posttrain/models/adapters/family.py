@@ -1,5 +1,6 @@
 """What every kind of adapter can: say how PEFT builds it, put first values into it, and how fast it likes to learn."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,9 +25,9 @@ class Family(Settings):
     quantises: ClassVar[bool] = False
     grows: ClassVar[bool] = False
 
+    @abstractmethod
     def config(self, model: "PreTrainedModel") -> "PeftConfig":
         """PEFT's description of this adapter on a model."""
-        raise NotImplementedError
 
     def begin(self, adapted: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> None:
         """Puts first values into the fresh adapter, where PEFT's own are not the ones wanted."""

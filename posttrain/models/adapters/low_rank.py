@@ -112,7 +112,7 @@ def unfolded(adapted: "PeftModel") -> tuple["LoraConfig", dict[str, Tensor]]:
             state[key] = torch.cat([state[key], first], 0)
         elif "lora_B" in name:
             state[key] = torch.cat([state[key], -first], 1)
-    config = adapted.peft_config[NAME]
+    config: Any = adapted.peft_config[NAME]
     grown = 2**0.5 if config.use_rslora else 2
     return replace(config, r=2 * config.r, lora_alpha=grown * config.lora_alpha, init_lora_weights=True), state
 

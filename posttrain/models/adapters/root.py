@@ -24,10 +24,11 @@ class _Standing(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor):
         super().__init__()
         self.keys, self.values, self.is_initialized = keys, values, True
+        self.standing = (keys, values)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         rows = len(key_states)
-        keys, values = (x.to(key_states.dtype).expand(rows, -1, -1, -1) for x in (self.keys, self.values))
+        keys, values = (x.to(key_states.dtype).expand(rows, -1, -1, -1) for x in self.standing)
         return torch.cat([keys, key_states], 2), torch.cat([values, value_states], 2)
 
 
@@ -53,13 +54,14 @@ class Root(Cache):
         """A cache that begins with the virtual tokens in each of its rows, to decode with."""
         cache = DynamicCache(config=config)
         for layer, pair in enumerate(self.pairs):
-            cache.update(*(x.expand(rows, -1, -1, -1) for x in pair), layer)
+            keys, values = (x.expand(rows, -1, -1, -1) for x in pair)
+            cache.update(keys, values, layer)
         return cache
 
 
 def root_of(adapted: "PeftModel") -> Root:
     """The root that the active adapter's virtual tokens make."""
-    prompt = adapted.get_prompt(batch_size=1)
+    prompt: Any = adapted.get_prompt(batch_size=1)
     if isinstance(prompt, Tensor):
         return Root(keys_and_values(adapted.get_base_model(), prompt))
     return Root([(layer.keys, layer.values) for layer in prompt.layers])
@@ -70,4 +72,5 @@ def keys_and_values(model: Any, embeddings: Tensor) -> Pairs:
     notes = Cache(layer_class_to_replicate=_Noting)
     backbone = getattr(model, str(model.base_model_prefix))
     backbone(inputs_embeds=embeddings, past_key_values=notes, use_cache=True)
-    return [(layer.keys, layer.values) for layer in notes.layers]
+    noted: Any = notes.layers
+    return [(layer.keys, layer.values) for layer in noted]

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
+def encoder_of(adapted: "PeftModel") -> Any:
+    """What makes the virtual tokens."""
+    encoders: Any = adapted.prompt_encoder
+    return encoders[NAME]
+
+
 class Virtual(Family):
     """Learnt vectors before every text."""
 
@@ -47,7 +53,7 @@ class Virtual(Family):
 
     def _first_embeddings(self, adapted: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> Tensor:
         """(n, width): real tokens as the model reads them."""
-        model = adapted.get_base_model()
+        model: Any = adapted.get_base_model()
         embedding = model.get_input_embeddings()
         return embedding(self._first_ids(model, tokenizer).to(embedding.weight.device)).detach()
 
@@ -66,7 +72,7 @@ class Prompt(Virtual):
 
     def begin(self, adapted: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> None:
         with torch.no_grad():
-            adapted.prompt_encoder[NAME].embedding.weight.copy_(self._first_embeddings(adapted, tokenizer))
+            encoder_of(adapted).embedding.weight.copy_(self._first_embeddings(adapted, tokenizer))
 
 
 class PTuning(Virtual):
@@ -90,7 +96,7 @@ class PTuning(Virtual):
 
     def begin(self, adapted: "PeftModel", tokenizer: "PreTrainedTokenizerBase") -> None:
         """What the network makes lies around the mean of real tokens."""
-        last: nn.Linear = adapted.prompt_encoder[NAME].mlp_head[-1]
+        last: nn.Linear = encoder_of(adapted).mlp_head[-1]
         with torch.no_grad():
             last.bias.copy_(self._first_embeddings(adapted, tokenizer).mean(0))
 
@@ -121,7 +127,7 @@ class Prefix(Virtual):
         with torch.no_grad():
             pairs = keys_and_values(adapted.get_base_model(), first)
             stacked = torch.stack([x[0].transpose(0, 1).flatten(1) for pair in pairs for x in pair], 1).flatten(1)
-            prefix = adapted.prompt_encoder[NAME].embedding.weight
+            prefix = encoder_of(adapted).embedding.weight
             if stacked.shape != prefix.shape:
                 raise ModelError(
                     f"This model makes {stacked.shape[1]} keys and values of a token where PEFT's prefix-tuning has "
