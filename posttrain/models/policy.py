@@ -8,19 +8,22 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from posttrain.data.batch import Batch
+from posttrain.functional.divergence import Head
 from posttrain.functional.layout import Branch, Layout, Tree, filled, packed, padded, rounded, split_by_tokens
-from posttrain.functional.logps import plain_logps, token_logps
 
 from . import attention, seq2seq
+from .activations import offloaded
 from .adapters import n_virtual
+from .expected import Expected
 from .precision import computes_in
+from .vocabulary import n_rows
 
 if TYPE_CHECKING:  # half a second each to import, which a run that keeps everything need not pay
     from peft import PeftModel
@@ -42,8 +45,9 @@ def is_adapted(model: nn.Module) -> "TypeGuard[PeftModel]":
 class Policy:
     """A model with its tokenizer. `layout` is how batches are computed: packed, padded or logits.
 
-    `adapter` names the PEFT adapter that answers; None answers with the base weights alone. Dropout stays off: ratios of
-    probabilities need the same network on both sides, and a resumed run the same numbers.
+    `adapter` names the PEFT adapter that answers; None answers with the base weights alone. `offload` lets what a
+    backward pass needs wait in the machine's memory. Dropout stays off: ratios of probabilities need the same network
+    on both sides, and a resumed run the same numbers.
     """
 
     def __init__(
@@ -55,8 +59,10 @@ class Policy:
         adapter: str | None = None,
         layout: str | None = None,
         micro_tokens: int = 4096,
+        offload: bool = False,
     ):
-        self.model, self.tokenizer, self.adapter = model.eval(), tokenizer, adapter
+        self.model, self.tokenizer, self.adapter, self.offload = model.eval(), tokenizer, adapter, offload
+        self._known: dict[tuple[int, bool], Expected] | None = None
         self.dtype = computes_in(dtype, self.device)
         self.pad_id, self.micro_tokens = _pad_id(tokenizer), micro_tokens
         self.n_virtual = n_virtual(model, adapter)
@@ -106,26 +112,51 @@ class Policy:
     def _all_logps(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(N,), (N,): log-probabilities and the answers they belong to; piece by piece where no gradient asks for all."""
         if torch.is_grad_enabled() or batch.n_tokens() <= self.micro_tokens:
-            return self._exact_logps(batch.trees)
+            return self._logps(batch.trees)
         logps, answers = [], []
         for rows in split_by_tokens(batch.trees, self.micro_tokens):
-            part, local = self._exact_logps([batch.trees[row] for row in rows])
+            part, local = self._logps([batch.trees[row] for row in rows])
             branch, tree = local // len(rows), local % len(rows)
             logps.append(part)
             answers.append(branch * len(batch.trees) + torch.tensor(rows, device=local.device)[tree])
         order = torch.cat(answers).argsort(stable=True)
         return torch.cat(logps)[order], torch.cat(answers)[order]
 
-    def _exact_logps(self, trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
-        """In the policy's layout; in padded rows where these trees are longer than a window that packing cannot keep."""
-        try:
-            return self._logps(trees, self.layout)
-        except attention.Unsupported:
-            return self._logps(trees, "padded")
+    def _logps(self, trees: Sequence[Tree], way: str | None = None) -> tuple[Tensor, Tensor]:
+        with self._offloading(), self.precision():
+            expected = self._expects(trees, way) if way else self.expects(trees)
+            return expected.logps(), expected.answers
 
-    def _logps(self, trees: Sequence[Tree], way: str) -> tuple[Tensor, Tensor]:
+    @contextlib.contextmanager
+    def once(self) -> Iterator[None]:
+        """Within: the same trees are computed once, whatever is asked of them; the weights must stay as they are."""
+        self._known = {}
+        try:
+            yield
+        finally:
+            self._known = None
+
+    def expects(self, trees: Sequence[Tree]) -> Expected:
+        """What stands before every trained token. In the policy's layout; in padded rows where these trees are longer
+        than a window that packing cannot keep."""
+        key = (id(trees), torch.is_grad_enabled())
+        if self._known and key in self._known:
+            return self._known[key]
+        with self._offloading():
+            try:
+                found = self._expects(trees, self.layout)
+            except attention.Unsupported:
+                found = self._expects(trees, "padded")
+        if self._known is not None:
+            self._known[key] = found
+        return found
+
+    def _offloading(self) -> contextlib.AbstractContextManager[None]:
+        return offloaded(self.model.parameters()) if self.offload else contextlib.nullcontext()
+
+    def _expects(self, trees: Sequence[Tree], way: str) -> Expected:
         if self.encodes:
-            return seq2seq.logps(self, trees, way)
+            return seq2seq.expects(self, trees, way)
         layout = filled(packed(trees), self.pad_id) if way == "packed" else padded(trees, self.pad_id)
         at, targets, answers = (
             torch.tensor(x, dtype=torch.long, device=self.device)
@@ -134,7 +165,7 @@ class Policy:
         with self.precision(), self.answering():
             if way == "logits":
                 logits = self.model(**self._inputs(layout)).logits[:, -len(layout.rows[0]) :].flatten(0, 1)
-                return plain_logps(logits[at], targets), answers
+                return Expected(logits[at], targets, answers)
             root = self.root()
             plan = attention.plan_of(layout.segments, self.device) if way == "packed" else None
             if plan and root:
@@ -143,7 +174,7 @@ class Policy:
                 hidden = self._backbone()(**self._inputs(layout, way != "packed", root)).last_hidden_state
             head, n = self.model.get_output_embeddings(), len(at)
             at, targets = (F.pad(x, (0, rounded(n) - n)) for x in (at, targets))  # few shapes: see `layout.rounded`
-            return token_logps(hidden.flatten(0, 1)[at], head.weight, targets, head.bias)[:n], answers
+            return Expected(Head(hidden.flatten(0, 1)[at], head.weight, getattr(head, "bias", None)), targets, answers)
 
     def causal(self) -> Any:
         """The model with its head, and without what puts virtual tokens before a text: `root` stands for them."""
@@ -172,9 +203,7 @@ class Policy:
             inputs["past_key_values"] = root
         if mask:
             lengths = torch.tensor(layout.lengths, device=self.device) + n_before
-            inputs["attention_mask"] = (
-                torch.arange(ids.shape[1] + n_before, device=self.device) < lengths[:, None]
-            ).long()
+            inputs["attention_mask"] = (torch.arange(ids.shape[1] + n_before, device=self.device) < lengths[:, None]).long()
         return inputs
 
     def precision(self) -> contextlib.AbstractContextManager[None]:
@@ -208,12 +237,19 @@ def _switched(model: "PeftModel", adapter: str, back: str) -> Iterator[None]:
             p.requires_grad_(name in trained)
 
 
+class AnswerLogps(Protocol):
+    """Whatever tells log-probabilities of answers: a policy, or what one said before."""
+
+    def answer_logps(self, batch: Batch) -> Tensor:
+        """(B,): the sum of an answer's token log-probabilities."""
+
+
 @dataclass
 class Models:
     """The models that an objective may ask. Each is None unless the objective `needs` it."""
 
     policy: Policy
-    reference: Policy | None = None
+    reference: "AnswerLogps | None" = None
 
 
 def _pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
@@ -238,7 +274,7 @@ def _probe(vocabulary: int) -> list[Tree]:
 def exact_layout(policy: Policy) -> tuple[str, str]:
     """The fastest layout that agrees with whole logits on padded rows, and why it was chosen."""
     dtype, policy.dtype = policy.dtype, "float32"
-    trees = _probe(policy.model.get_input_embeddings().num_embeddings)
+    trees = _probe(n_rows(policy.model))
     why = "packed rows are exact"
     try:
         truth = policy._logps(trees, "logits")[0]

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from posttrain.functional.divergence import Head
 from posttrain.functional.layout import Tree, answer_order, padded
-from posttrain.functional.logps import plain_logps, token_logps
 from posttrain.schema.errors import ModelError
 
 from .attention import Unsupported
+from .expected import Expected
 
 if TYPE_CHECKING:
     from .policy import Policy
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_decoder_position_embeddings")
 
 
-def logps(policy: "Policy", trees: Sequence[Tree], way: str) -> tuple[Tensor, Tensor]:
-    """(N,), (N,): log-probabilities of the trained tokens and the answers they belong to.
+def expects(policy: "Policy", trees: Sequence[Tree], way: str) -> Expected:
+    """What stands before every trained token, and the answers they belong to.
 
     `padded` computes all answers at once; `logits` is the definition, one answer after the other through transformers
     alone. There is no packed way: relative positions and encoders look at whole rows.
@@ -47,7 +48,7 @@ def logps(policy: "Policy", trees: Sequence[Tree], way: str) -> tuple[Tensor, Te
         model, head = policy.causal(), policy.model.get_output_embeddings()
         with _before(head, at) as states:
             _decode(model, hidden, mask, rows)
-        return token_logps(states[0], head.weight, targets, _bias(model, head)), answers
+        return Expected(Head(states[0], head.weight, _bias(model, head)), targets, answers)
 
 
 def encode(policy: "Policy", prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -113,9 +114,9 @@ def _bias(model: Any, head: Any) -> Tensor | None:
     return outside.flatten() if head.bias is None else head.bias + outside.flatten()
 
 
-def _defined(policy: "Policy", trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
-    """The definition of `logps`: every answer by itself, through the whole model and its whole logits."""
-    found, answers = [], []
+def _defined(policy: "Policy", trees: Sequence[Tree]) -> Expected:
+    """The definition: every answer by itself, through the whole model and its whole logits."""
+    found, learnt, answers = [], [], []
     with policy.precision(), policy.answering():
         for answer, t, b in answer_order(trees):
             tree = Tree(trees[t].prompt, (trees[t].branches[b],))
@@ -124,9 +125,10 @@ def _defined(policy: "Policy", trees: Sequence[Tree]) -> tuple[Tensor, Tensor]:
             logits = policy.model(
                 input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=rows, use_cache=False
             ).logits
-            found.append(plain_logps(logits[0, at], targets))
+            found.append(logits[0, at])
+            learnt.append(targets)
             answers.append(torch.full_like(targets, answer))
-    return torch.cat(found), torch.cat(answers)
+    return Expected(torch.cat(found), torch.cat(learnt), torch.cat(answers))
 
 
 class Writing:
