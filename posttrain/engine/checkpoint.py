@@ -1,20 +1,45 @@
 """Checkpoints: all that a killed run needs to go on to the same bytes. One file, replaced in one step.
 
-Batches depend on the step alone and sampling has its own generators, so weights, optimizer, step and what is watched are all there is.
+Batches depend on the step and on what is watched, and sampling has its own generators, so weights, optimizer, step and
+what is watched are all there is.
 """
 
 import os
+import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from posttrain.models.policy import Policy
-from posttrain.schema.errors import Damaged
+from posttrain.schema.errors import Damaged, Stopped
 
+from .job import Job
 from .watch import Watch
 
 NAME = "checkpoint.pt"
+
+
+class Checkpoints:
+    """The checkpoints of one training of `n` steps, `seconds` apart."""
+
+    def __init__(self, job: Job, seconds: float, n: int) -> None:
+        self.job, self.seconds, self.n = job, seconds, n
+        self._saved = time.monotonic()
+
+    def after(
+        self, step: int, policy: Policy, optimizer: torch.optim.Optimizer, watch: Watch, sums: dict[str, float]
+    ) -> None:
+        """Saves when it is time, or when the job is asked to stop, which then raises Stopped."""
+        stopping = self.job.stop() and step < self.n
+        if stopping or time.monotonic() - self._saved > self.seconds:
+            save_checkpoint(self.job.scratch, policy, optimizer, watch, step, sums)
+            self._saved = time.monotonic()
+        if stopping:
+            raise Stopped(
+                f"Stopped after step {step} of {self.n}; a checkpoint is saved. Run the same command to go on."
+            )
 
 
 def save_checkpoint(
@@ -28,12 +53,7 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "watch": watch.state_dict(),
     }
-    fresh = scratch / f"{NAME}.new"
-    with fresh.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(scratch / NAME)
+    write_whole(scratch / NAME, state)
 
 
 def load_checkpoint(
@@ -44,9 +64,9 @@ def load_checkpoint(
     path = scratch / NAME
     if not path.exists():
         return 0, {}
-    if not _is_whole(path):
+    state = read_whole(path)
+    if state is None:
         raise Damaged(f"The checkpoint {path} is damaged: training begins again with its first step.")
-    state = torch.load(path, map_location="cpu", weights_only=True)  # an accelerator has no room for it twice
     trained = _trained(policy)
     with torch.no_grad():
         for name, value in state["weights"].items():
@@ -54,6 +74,22 @@ def load_checkpoint(
     optimizer.load_state_dict(state["optimizer"])
     watch.load_state_dict(state["watch"])
     return state["step"], state["sums"]
+
+
+def write_whole(path: Path, state: Any) -> None:
+    """Tensors and plain values on the disk, there as a whole or not at all."""
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def read_whole(path: Path) -> Any:
+    """What was written there, on the CPU, as an accelerator has no room for it twice; None where there is nothing, or
+    it is damaged."""
+    return torch.load(path, map_location="cpu", weights_only=True) if _is_whole(path) else None
 
 
 def _is_whole(path: Path) -> bool:

@@ -1,27 +1,26 @@
 """What a training can be told against forgetting and for stopping early: options of every objective.
 
-keep:        {replay: {data: general.txt, share: 0.3}, l2: 1e-3, ewc: 10}     hold on while training
+keep:        {replay: {data: general.txt, share: 0.3}, kl: 0.1, l2: 1e-3}    hold on while training
 forget:      {on: general.txt, at_most: 5%}                                  a budget, looked at on the way
 stop_early:  {on: dev.jsonl, patience: 3}                                    the best weights, not the last
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from posttrain.functional.divergence import Direction
 from posttrain.functional.layout import Tree
 from posttrain.models.policy import Policy
-from posttrain.schema.artifacts import Dataset
 from posttrain.schema.settings import DatasetRef, Settings
 
 from .anchors import Anchors
-from .method import Objective
+from .method import Loss, Objective
+from .near import Near
 from .source import FromRows, Replayed, Source
-from .watch import Budget, Patience, Rule
-
-Plant = Callable[[tuple[Dataset, ...]], Sequence[Tree]]
-"""Rows of some datasets as trees."""
+from .watch import Budget, Patience, Rule, Watch
 
 
 def _share(value: Any) -> Any:
@@ -38,7 +37,7 @@ class Replay(Settings):
     """General rows in every batch, beside those of `data`."""
 
     data: DatasetRef
-    """The rows to replay, of the same shape as those that are learnt."""
+    """The rows to replay, of the same shape as those that are learnt; beside conversations, plain text will do."""
     share: float = Field(0.3, gt=0, lt=1)
     """Share of a batch's rows that are replayed; they come on top of `batch_size`."""
 
@@ -48,6 +47,12 @@ class Keep(Settings):
 
     replay: Replay | None = None
     """General rows in every batch: the surest way where there are any."""
+    kl: float = Field(0.0, ge=0)
+    """Pull of what the model expects at every learnt token to what it expected before (KL divergence over the whole
+    vocabulary); costs a second model, or none where an adapter is trained, and a third more time."""
+    direction: Direction = "forward"
+    """What `kl` measures: `forward` holds everything the model found likely before, `reverse` only keeps it from finding
+    likely what it did not."""
     l2: float = Field(0.0, ge=0)
     """Pull of every weight to where it began (L2-SP); larger forgets less and learns less."""
     ewc: float = Field(0.0, ge=0)
@@ -70,7 +75,8 @@ class Forget(Settings):
     every: int = Field(20, ge=1)
     """Steps from one look to the next; each reads all rows of `on` once."""
     then: Literal["back_off", "stop"] = "back_off"
-    """Once it has risen further: go on from the last good weights at half the rate, or stop with them."""
+    """Once it has risen further: go on from the last good weights, at half the rate and with more of what is replayed, or
+    stop with them."""
 
 
 class StopEarly(Settings):
@@ -94,22 +100,25 @@ class Guarding(Settings):
     stop_early: StopEarly | None = None
     """Stop when held-out loss no longer falls and keep the best weights, as `{on: dev.jsonl, patience: 3}`."""
 
-    def guarded(self, source: FromRows, replayed: Sequence[Tree]) -> Source:
+    def guarded(self, source: FromRows, replayed: Sequence[Tree], watch: Watch) -> Source:
         """The source, with what is replayed in every batch."""
-        return Replayed.beside(source, replayed, self.keep.replay.share) if self.keep.replay else source
+        return Replayed.beside(source, replayed, self.keep.replay.share, watch) if self.keep.replay else source
 
-    def anchors(self, policy: Policy, replayed: Sequence[Tree]) -> Anchors:
+    def near(self, objective: Objective, start: Policy | None) -> Loss:
+        """The objective, with the divergence from the start beside it."""
+        return Near(objective, start, self.keep.kl, self.keep.direction) if self.keep.kl and start else objective
+
+    def anchors(self, policy: Policy, replayed: Sequence[Tree], scratch: Path) -> Anchors:
         """What pulls the weights back; made before anything is trained."""
-        return Anchors(policy, self.keep.l2, self.keep.ewc, replayed)
+        return Anchors(policy, self.keep.l2, self.keep.ewc, replayed, scratch)
 
-    def rules(self, inputs: dict[str, Any], objective: Objective, same: Plant, any_text: Plant) -> dict[str, Rule]:
-        """The rules that watch, by the option they come from."""
+    def rules(
+        self, general: Sequence[Tree], held_out: Sequence[Tree], learnt: Sequence[Tree], objective: Objective
+    ) -> dict[str, Rule]:
+        """The rules that watch, by the option they come from; the budget has the last word."""
         found: dict[str, Rule] = {}
         if self.forget is not None:
-            found["forget"] = Budget(
-                any_text(inputs["forget.on"]), self.forget.at_most, self.forget.every, self.forget.then
-            )
+            found["forget"] = Budget(general, self.forget.at_most, self.forget.every, self.forget.then, learnt)
         if self.stop_early is not None:
-            held_out = same(inputs["stop_early.on"])
             found["stop_early"] = Patience(held_out, objective, self.stop_early.every, self.stop_early.patience)
         return found

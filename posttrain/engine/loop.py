@@ -15,13 +15,13 @@ from torch import Tensor
 
 from posttrain.data.batch import Batch
 from posttrain.models.adapters import rate_groups
-from posttrain.models.policy import Models
-from posttrain.schema.errors import Damaged, Diverged, Stopped
+from posttrain.models.policy import Models, Policy
+from posttrain.schema.errors import Damaged, Diverged
 
 from .anchors import Anchors
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoints, load_checkpoint
 from .job import Job
-from .method import Objective
+from .method import Loss
 from .optimizer import Kind, make_optimizer
 from .portion import Portion
 from .source import Source
@@ -64,9 +64,21 @@ class Tally:
             self.sums[name] = self.sums.get(name, 0.0) + float(share.detach())
 
 
+class Clock:
+    """Tells how long each lap took."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def lap(self) -> float:
+        """Seconds since the lap before."""
+        before, self._last = self._last, time.monotonic()
+        return self._last - before
+
+
 def fit(
     models: Models,
-    objective: Objective,
+    objective: Loss,
     source: Source,
     steps: Steps,
     job: Job,
@@ -78,36 +90,32 @@ def fit(
 
     Raises Diverged when a gradient is not finite, and Stopped, after saving a checkpoint, when the job is asked to stop.
     """
-    parameters = models.policy.trainable()
-    optimizer = make_optimizer(steps.optimizer, rate_groups(parameters), steps.learning_rate, steps.weight_decay)
-    portion, watch = Portion(steps.micro_tokens), watch or Watch()
+    policy, watch = models.policy, watch or Watch()
+    optimizer = make_optimizer(
+        steps.optimizer, rate_groups(policy.trainable()), steps.learning_rate, steps.weight_decay
+    )
+    portion, checkpoints, clock = (
+        Portion(steps.micro_tokens),
+        Checkpoints(job, steps.checkpoint_seconds, steps.n),
+        Clock(),
+    )
     first, sums = _resume(models, optimizer, watch, steps.n, job)
-    saved, last = time.monotonic(), time.monotonic()
     for step in range(first, steps.n):
         with torch.no_grad():
             batch = source.draw(step, models)
         tally = portion.within_memory(batch, models, job, partial(step_shares, models, objective, batch))
         if anchors is not None:
             anchors.pull()
-        norm = _clip(parameters, steps.max_grad_norm, step)
-        for group in optimizer.param_groups:
-            group["lr"] = steps.rate(step) * group["times"] * watch.times
+        norm = _clip(policy, steps.max_grad_norm, step)
+        rate = _set_rate(optimizer, steps.rate(step) * watch.times)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        sums, now = tally.sums, time.monotonic()
-        _report(job, step, steps, tally, norm, now - last)
-        last = now
+        sums = tally.sums
+        _report(job, step + 1, steps.n, rate, tally, norm, clock.lap())
         watch.after(step + 1, steps.n, models, optimizer, job)
         if watch.ended:
             break
-        stopping = job.stop() and step + 1 < steps.n
-        if stopping or now - saved > steps.checkpoint_seconds:
-            save_checkpoint(job.scratch, models.policy, optimizer, watch, step + 1, sums)
-            saved = time.monotonic()
-        if stopping:
-            raise Stopped(
-                f"Stopped after step {step + 1} of {steps.n}; a checkpoint is saved. Run the same command to go on."
-            )
+        checkpoints.after(step + 1, policy, optimizer, watch, sums)
     return sums
 
 
@@ -127,7 +135,7 @@ def _resume(
     return first, sums
 
 
-def step_shares(models: Models, objective: Objective, batch: Batch, micro_tokens: int) -> Tally:
+def step_shares(models: Models, objective: Loss, batch: Batch, micro_tokens: int) -> Tally:
     """Leaves the gradient of a whole batch in the parameters, whatever the size of its micro-batches."""
     tally = Tally()
     with torch.no_grad():
@@ -141,8 +149,8 @@ def step_shares(models: Models, objective: Objective, batch: Batch, micro_tokens
     return tally
 
 
-def _clip(parameters: list[torch.nn.Parameter], max_norm: float, step: int) -> float:
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+def _clip(policy: Policy, max_norm: float, step: int) -> float:
+    norm = float(torch.nn.utils.clip_grad_norm_(policy.trainable(), max_norm))
     if not math.isfinite(norm):
         raise Diverged(
             f"The gradient of step {step + 1} is not finite. Lower `learning_rate`, or train in `dtype: float32`."
@@ -150,12 +158,19 @@ def _clip(parameters: list[torch.nn.Parameter], max_norm: float, step: int) -> f
     return norm
 
 
-def _report(job: Job, step: int, steps: Steps, tally: Tally, norm: float, seconds: float) -> None:
+def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
+    """Every group learns at its own multiple of the rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["times"]
+    return rate
+
+
+def _report(job: Job, step: int, n: int, rate: float, tally: Tally, norm: float, seconds: float) -> None:
     job.emit(
         "progress",
-        step=step + 1,
-        of=steps.n,
-        lr=steps.rate(step),
+        step=step,
+        of=n,
+        lr=rate,
         tokens=tally.tokens,
         tokens_per_s=round(tally.tokens / max(seconds, 1e-9), 1),
         grad_norm=norm,

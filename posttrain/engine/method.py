@@ -10,7 +10,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from posttrain.schema.artifacts import Artifact, Dataset, Evidence, Model
 from posttrain.schema.errors import UsageError
@@ -97,6 +97,16 @@ class Measure(Stage):
             json.dumps(found.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8"
         )
         return Made()
+
+
+class Loss(Protocol):
+    """What the loop asks of an objective."""
+
+    def prepare(self, batch: "Batch", models: "Models") -> "Batch":
+        """Without gradient, on the whole batch."""
+
+    def loss(self, models: "Models", micro: "Batch", total: "Counts") -> "tuple[Tensor, dict[str, Tensor]]":
+        """With gradient, a micro-batch's share."""
 
 
 class Objective(Settings):

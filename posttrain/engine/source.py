@@ -14,6 +14,10 @@ from posttrain.functional.layout import Tree
 from posttrain.functional.seeds import seed_of
 from posttrain.models.policy import Models
 
+from .watch import Watch
+
+MOST_TIMES = 4  # how many times its rows a batch replays at most
+
 REPLAY = 1  # tells the seed of replayed rows from that of the others
 
 
@@ -50,16 +54,25 @@ def _order(n: int, seed: int, epoch: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Replayed:
-    """The batches of one source with rows of a general one behind them."""
+    """The batches of one source with rows of general ones behind them: those of one, and of one more for every time
+    that the training had to back off, up to all of them."""
 
     source: FromRows
-    general: FromRows
+    general: Sequence[FromRows]
+    watch: Watch
 
     @classmethod
-    def beside(cls, source: FromRows, general: Sequence[Tree], share: float) -> "Replayed":
+    def beside(cls, source: FromRows, general: Sequence[Tree], share: float, watch: Watch) -> "Replayed":
         """As many general rows in a batch as make them `share` of it, one at least."""
-        n = max(1, round(source.batch_size * share / (1 - share)))
-        return cls(source, FromRows(general, n, seed_of(source.seed, REPLAY)))
+        n = n_replayed(source.batch_size, share)
+        times = range(MOST_TIMES)
+        return cls(source, [FromRows(general, n, seed_of(source.seed, REPLAY, time)) for time in times], watch)
 
     def draw(self, step: int, models: Models) -> Batch:
-        return Batch(self.source.draw(step, models).trees + self.general.draw(step, models).trees)
+        drawn = (self.source, *self.general[: 1 + self.watch.backed_off])
+        return Batch(tuple(tree for each in drawn for tree in each.draw(step, models).trees))
+
+
+def n_replayed(batch_size: int, share: float) -> int:
+    """Rows that are `share` of a batch when they come on top of `batch_size`; one at least."""
+    return max(1, round(batch_size * share / (1 - share)))

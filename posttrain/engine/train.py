@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, ClassVar
 
@@ -21,10 +21,10 @@ from posttrain.models.policy import Models, Policy
 from posttrain.models.vocabulary import make_room
 from posttrain.schema.artifacts import Artifact, Dataset, Model
 from posttrain.schema.errors import DataError, ModelError
-from posttrain.schema.rows import Row, Text
+from posttrain.schema.rows import Conversation, Row, Text
 from posttrain.schema.settings import DatasetRef
 
-from .guarding import Guarding, Plant
+from .guarding import Guarding
 from .job import Job
 from .loop import Steps, fit
 from .method import Made, Objective, Stage
@@ -33,6 +33,13 @@ from .reference import Remembered
 from .source import FromRows
 from .speaking import Speaking, first_look
 from .watch import Watch
+
+
+@dataclass
+class Begun(Models):
+    """The models of a training before its first step."""
+
+    reference: Policy | None = None
 
 
 class Training(Guarding, Speaking, Computing, Stepping, Stage):
@@ -61,33 +68,37 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
     def run(self, job: Job, **inputs: Any) -> Made:
         model: Model = inputs["model"]
         begun, planted = self.begin(model, inputs["data"], job)
-        policy, reference = begun.policy, begun.reference
-        source = FromRows(planted.trees, self.batch_size, job.seed)
-        n_steps = self.steps or self.epochs * source.steps_per_epoch
-        same, any_text = (self._planting(model, policy, shapes) for shapes in ((), (Text,)))
-        replayed = same(inputs["keep.replay.data"]) if self.keep.replay else ()
-        rules = self.rules(inputs, self.make_objective(), same, any_text)
+        policy, start = begun.policy, begun.reference
         described = _described(policy)
         job.note("training {trained_weights:,} weights, {trained_share:.2%} of the model".format(**described))
-        known = [*planted.trees, *replayed, *(tree for rule in rules.values() for tree in rule.batch.trees)]
-        again = reference is not None and n_steps > source.steps_per_epoch
-        models = Models(policy, Remembered(reference, known) if again else reference)
-        watch, anchors = Watch(list(rules.values())), self.anchors(policy, replayed)
+        source, objective = FromRows(planted.trees, self.batch_size, job.seed), self.make_objective()
+        n_steps = self.steps or self.epochs * source.steps_per_epoch
+        beside = self._beside(model, policy, inputs)
+        rules = self.rules(beside["forget.on"], beside["stop_early.on"], planted.trees, objective)
+        watch = Watch(list(rules.values()))
+        asked = [*planted.trees, *beside["keep.replay.data"], *beside["stop_early.on"]]
+        models = Models(policy, self._remembered(start, asked, n_steps > source.steps_per_epoch))
         final = fit(
-            models, self.make_objective(), self.guarded(source, replayed), self._steps(n_steps), job, watch, anchors
+            models,
+            self.near(objective, start),
+            self.guarded(source, beside["keep.replay.data"], watch),
+            self._steps(n_steps),
+            job,
+            watch,
+            self.anchors(policy, beside["keep.replay.data"], job.scratch),
         )
         save_weights(policy.model, policy.tokenizer, job.folder, source=model)
-        watched = {name: rule.facts() for name, rule in rules.items()}
+        watched = {name: rule.facts(models) for name, rule in rules.items()}
         facts = {**planted.facts(), "steps": n_steps, **described, "final": final, **watched}
         base = str(model.base or model.path) if self.makes_form(model.form) == "adapter" else None
         return Made(facts, self.makes_form(model.form), base)
 
-    def begin(self, model: Model, data: tuple[Dataset, ...], job: Job) -> tuple[Models, Planted]:
+    def begin(self, model: Model, data: tuple[Dataset, ...], job: Job) -> tuple[Begun, Planted]:
         """The models that are trained and asked, and the rows as trees: what a first step needs."""
         self._check(model)
         policy = self._policy(model, job)
         planted = self._rows(model, policy, data, job)
-        return Models(policy, self._reference(model, policy)), planted
+        return Begun(policy, self._reference(model, policy)), planted
 
     def _check(self, model: Model) -> None:
         if model.form == "adapter" and self.adapter is not None:
@@ -116,7 +127,7 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
 
     def _reference(self, model: Model, policy: Policy) -> Policy | None:
         """The model as it was before the stage, sharing the frozen base weights where an adapter is trained."""
-        if "reference" not in self.objective.needs:
+        if "reference" not in self.objective.needs and not self.keep.kl:
             return None
         shared: dict[str, Any] = {"dtype": self.dtype, "layout": policy.layout, "micro_tokens": self.micro_tokens}
         if self.adapter is not None and not adapters.start_of(policy.model):
@@ -147,14 +158,23 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
             job.note(f"this processor has no {self.dtype} products: computing in {policy.dtype}")
         return planted
 
-    def _planting(self, model: Model, policy: Policy, others: tuple[type[Row], ...]) -> Plant:
-        """What makes trees of rows of the objective's shape, or of one of the `others` where they are not."""
+    def _beside(self, model: Model, policy: Policy, inputs: dict[str, Any]) -> dict[str, tuple[Tree, ...]]:
+        """The rows of every other input as trees; none for one that is left out. Plain text stands for any other rows
+        in a budget, and for conversations in a batch."""
+        text = {"forget.on": (Text,), "keep.replay.data": (Text,) if self.objective.reads is Conversation else ()}
+        found = {}
+        for name in ("keep.replay.data", "forget.on", "stop_early.on"):
+            shapes = (self.objective.reads, *text.get(name, ()))
+            rows = [row for dataset in inputs.get(name, ()) for row in read_as(dataset, shapes)]
+            longest = min(self.max_length, policy.context)
+            found[name] = plant(rows, load_format(model, policy.tokenizer), longest).trees if rows else ()
+        return found
 
-        def planted(datasets: tuple[Dataset, ...]) -> tuple[Tree, ...]:
-            rows = [row for dataset in datasets for row in read_as(dataset, (self.objective.reads, *others))]
-            return plant(rows, load_format(model, policy.tokenizer), min(self.max_length, policy.context)).trees
-
-        return planted
+    def _remembered(self, start: Policy | None, asked: Sequence[Tree], often: bool) -> "Policy | Remembered | None":
+        """The reference, which answers from memory where the objective asks for the same rows again."""
+        if start is None or "reference" not in self.objective.needs:
+            return None
+        return Remembered(start, asked) if often else start
 
     def make_objective(self) -> Objective:
         """The objective with its own settings."""

@@ -4,9 +4,14 @@ import pytest
 import torch
 
 from posttrain.data.batch import Batch
+from posttrain.engine.anchors import Anchors
 from posttrain.engine.job import Job
 from posttrain.engine.loop import Steps, fit, step_shares
-from posttrain.engine.source import FromRows
+from posttrain.engine.near import Near
+from posttrain.engine.source import FromRows, Replayed
+from posttrain.engine.watch import Budget, Patience, Watch
+from posttrain.functional.divergence import plain_divergence
+from posttrain.functional.layout import Tree
 from posttrain.models.policy import Models, Policy
 from posttrain.schema.find import class_of, methods
 from posttrain.schema.rows import Pair
@@ -60,6 +65,56 @@ def test_weights_after_twenty_steps_agree_over_micro_batches(objective, tmp_path
     assert moved > 1e-3
     for end in ends[1:]:
         assert (ends[0] - end).abs().max() < 1e-4 * moved + 2e-5
+
+
+def test_everything_that_keeps_agrees_over_micro_batches(objective, tmp_path):
+    """Replay, divergence from the start, both pulls, a budget and early stopping, all at once."""
+    ends = []
+    for micro_tokens in (10**6, 60, 1):
+        both, scratch = models(), tmp_path / str(micro_tokens)
+        scratch.mkdir()
+        trees, general = forest(objective), tiny.trees(5, len(forest(objective)[0].branches), seed=8)
+        watch = Watch([Budget(general, 0.01, 2, "back_off"), Patience(trees[:3], objective, 3, 3)])
+        steps, job = Steps(8, 1e-2, micro_tokens=micro_tokens), Job(tmp_path, scratch)
+        near = Near(objective, models().policy, 0.5, "reverse")
+        source = Replayed.beside(FromRows(trees, 4, 0), general, 0.3, watch)
+        fit(both, near, source, steps, job, watch, Anchors(both.policy, 0.1, 1.0, general))
+        ends.append((flat(both.policy, "weights"), watch.backed_off))
+    moved = (ends[0][0] - flat(models().policy, "weights")).abs().max()
+    assert moved > 1e-3
+    for end, backed_off in ends[1:]:
+        assert (ends[0][0] - end).abs().max() < 1e-3 * moved + 2e-5
+        assert backed_off == ends[0][1]
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_the_divergence_from_the_start_is_that_of_whole_logits(objective, direction):
+    """And its gradient: what the objective alone has, and the divergence's by plain differentiation."""
+    trees, both = forest(objective), models()
+    bare = gradient(objective, trees, 10**6)
+    start = models().reference
+    tally = step_shares(both, Near(objective, start, 0.7, direction), Batch(trees), 60)
+    plain = models()
+    policy, reference = (
+        torch.cat([_at_targets(of, tree) for branch in range(len(trees[0].branches)) for tree in _each(trees, branch)])
+        for of in (plain.policy, start)
+    )
+    kl = plain_divergence(policy, reference.detach(), direction).mean()
+    kl.backward()
+    assert tally.sums["kl_to_start"] == pytest.approx(float(kl), rel=1e-4)
+    expected = bare + 0.7 * flat(plain.policy, "grad")
+    assert (flat(both.policy, "grad") - expected).norm() < 1e-4 * expected.norm()
+
+
+def _each(trees, branch):
+    return [Tree(tree.prompt, (tree.branches[branch],)) for tree in trees]
+
+
+def _at_targets(policy, tree) -> torch.Tensor:
+    """Logits that predict the trained tokens of an answer, by the model alone."""
+    (branch,) = tree.branches
+    logits = policy.model(torch.tensor([[*tree.prompt, *branch.tokens]])).logits[0, len(tree.prompt) - 1 : -1]
+    return logits[torch.tensor(branch.trained)]
 
 
 def test_order_of_rows_does_not_matter(objective):

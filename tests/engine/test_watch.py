@@ -5,12 +5,15 @@ import math
 import pytest
 import torch
 
+from posttrain.data.batch import Batch
 from posttrain.engine.anchors import Anchors, fisher
 from posttrain.engine.guarding import Forget, Guarding, Keep, StopEarly
 from posttrain.engine.job import Job
 from posttrain.engine.loop import Steps, fit
+from posttrain.engine.near import Near
 from posttrain.engine.source import FromRows, Replayed
 from posttrain.engine.watch import Budget, Patience, Watch
+from posttrain.functional.layout import Tree
 from posttrain.methods.objectives.sft import SFT
 from posttrain.models.policy import Models, Policy
 from posttrain.schema.errors import Stopped
@@ -32,8 +35,8 @@ def same(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
 
 
-def budget(at_most: float = 0.02, then: str = "back_off") -> Budget:
-    return Budget(GENERAL, at_most, every=2, then=then)  # type: ignore[arg-type]
+def budget(at_most: float = 0.02, then: str = "back_off", every: int = 2) -> Budget:
+    return Budget(GENERAL, at_most, every, then=then)  # type: ignore[arg-type]
 
 
 def test_a_budget_judges_perplexity_against_the_start() -> None:
@@ -41,8 +44,9 @@ def test_a_budget_judges_perplexity_against_the_start() -> None:
     assert rule.judge(1.0, 0) == "good"
     assert rule.judge(1.0 + math.log(1.049), 2) == "good"
     assert rule.judge(1.0 + math.log(1.051), 4) == "back off"
-    assert rule.facts()["crossed_at"] == [4]
-    assert rule.facts()["perplexity_after"] == pytest.approx(math.e * 1.049)
+    facts = rule.facts(models())
+    assert (facts["crossed_at"], facts["at_most"]) == ([4], 0.05)
+    assert facts["general"] == pytest.approx({"before": math.e, "after": math.e * 1.049})
     assert "2.72 -> 2.86" in rule.told(4)
     assert rule.told(6) == ""
     stopping = budget(at_most=0.05, then="stop")
@@ -54,20 +58,23 @@ def test_patience_waits_for_a_lower_loss() -> None:
     assert [rule.judge(v, i) for i, v in enumerate([5.0, 4.0, 4.5, 3.9, 3.95, 3.9])] == [
         "good", "good", "bad", "good", "bad", "stop",
     ]  # fmt: skip
-    assert rule.facts() == {"best_step": 3, "held_out_loss": 3.9}
+    assert rule.facts(models()) == {"best_step": 3, "held_out_loss": 3.9}
 
 
 def test_what_is_watched_is_loss_by_hand() -> None:
     both = models()
     n = sum(tree.branches[0].n_trained() for tree in GENERAL)
     one_by_one = -sum(float(both.policy.score(_alone(tree)).sum()) for tree in GENERAL) / n
-    assert budget().look(both) == pytest.approx(one_by_one, abs=1e-5)
+    rule = Budget(GENERAL, 0.02, 2, "stop", learnt=GENERAL)
+    rule.judge(rule.look(both), 0)
+    assert rule.state["kept"] == pytest.approx(one_by_one, abs=1e-5)
+    perplexity = pytest.approx({"before": math.exp(one_by_one), "after": math.exp(one_by_one)}, rel=1e-4)
+    assert rule.facts(both)["learnt"] == perplexity
+    assert "learnt" not in Budget(GENERAL, 0.02, 2, "stop", learnt=tiny.trees(3, 2)).facts(both)
     assert Patience(GENERAL, SFT(), 1, 1).look(both) == pytest.approx(one_by_one, abs=1e-5)
 
 
-def _alone(tree):
-    from posttrain.data.batch import Batch
-
+def _alone(tree: Tree) -> Batch:
     return Batch((tree,))
 
 
@@ -106,31 +113,61 @@ def test_a_stopped_run_decides_as_one_that_was_not(tmp_path, stop_after: int) ->
 
     def train(into: Models, scratch, watch: Watch, **job) -> None:
         scratch.mkdir(exist_ok=True)
-        anchors = Anchors(into.policy, l2=0.1, ewc=1.0, general=GENERAL)
-        fit(into, SFT(), source, steps, Job(tmp_path, scratch, **job), watch, anchors)
+        anchors = Anchors(into.policy, l2=0.01, ewc=0.1, general=GENERAL, scratch=scratch)
+        replayed = Replayed.beside(source, tiny.trees(4, 1, seed=5), 0.5, watch)
+        fit(into, Near(SFT(), models().policy, 0.01), replayed, steps, Job(tmp_path, scratch, **job), watch, anchors)
 
-    whole, parts, first = models(), models(), rules()
+    whole, stopped, parts = (_knowing(tmp_path) for _ in range(3))
+    first = rules()
     train(whole, tmp_path / "whole", first)
     seen: list[int] = []
     with pytest.raises(Stopped):
         train(
-            models(), tmp_path / "parts", rules(),
+            stopped, tmp_path / "parts", rules(),
             emit=lambda kind, **f: seen.append(1) if kind == "progress" else None, stop=lambda: len(seen) >= stop_after,
         )  # fmt: skip
     second = rules()
     train(parts, tmp_path / "parts", second)
     assert same(weights(whole), weights(parts))
     assert [rule.state for rule in first.rules] == [rule.state for rule in second.rules]
+    assert first.backed_off == second.backed_off > 0
+
+
+def test_the_fisher_information_of_a_resumed_run_is_the_one_it_began_with(tmp_path) -> None:
+    begun, resumed = models(), models()
+    before = Anchors(begun.policy, ewc=1.0, general=GENERAL, scratch=tmp_path)
+    after = Anchors(resumed.policy, ewc=1.0, general=ROWS, scratch=tmp_path)  # other rows: they are not looked at
+    assert same(before._fisher, after._fisher)
+    assert not same(before._fisher, fisher(models().policy, ROWS))
+    (tmp_path / "fisher.pt").write_bytes(b"cut off")
+    assert same(Anchors(models().policy, ewc=1.0, general=GENERAL, scratch=tmp_path)._fisher, before._fisher)
+
+
+def test_the_budget_has_the_last_word(tmp_path) -> None:
+    """Stopping early goes back to its best weights, which the budget has not seen: it looks at them too."""
+    made = _knowing(tmp_path)
+    start = budget().look(made)
+    rules = [budget(at_most=0.05, every=5), Patience(ROWS, SFT(), every=1, patience=3)]
+    fit(made, SFT(), FromRows(ROWS, 4, 0), Steps(4, 2e-2), Job(tmp_path, tmp_path / "last"), Watch(rules))
+    assert rules[1].state["best_at"] > 0
+    assert budget().look(made) - start <= math.log(1.05) + 1e-6
 
 
 def test_replayed_rows_are_their_share_of_every_batch() -> None:
-    source = Replayed.beside(FromRows(ROWS, 4, 0), GENERAL, 0.5)
+    watch = Watch()
+    source = Replayed.beside(FromRows(ROWS, 4, 0), GENERAL, 0.5, watch)
     both = models()
     seen = [tree for step in range(3) for tree in source.draw(step, both).trees[4:]]
     n_general = [sum(tree in GENERAL for tree in source.draw(step, both).trees) for step in range(3)]
     assert n_general == [4, 2, 4]  # the second epoch of six rows begins after two steps
     assert set(seen) == set(GENERAL)
     assert source.draw(1, both) == source.draw(1, both)
+    watch.backed_off = 1
+    assert [tree in GENERAL for tree in source.draw(0, both).trees].count(True) == 8
+    assert source.draw(0, both).trees[:8] == source.draw(0, both).trees[:8]
+    watch.backed_off = 9
+    assert len(source.draw(0, both).trees) == 4 + 4 * 4
+    assert Replayed.beside(FromRows(ROWS, 7, 0), GENERAL, 0.3, watch).general[0].batch_size == 3
 
 
 def test_anchors_pull_by_hand() -> None:
