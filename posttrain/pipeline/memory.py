@@ -141,7 +141,7 @@ def _carried(plan: Plan, step: Step, base: Model, model: Anatomy) -> Carried | N
 
 def _own_reference(step: Step, stage: Training) -> bool:
     """Whether a second copy of all weights is held: not where an adapter can be taken off, or changed."""
-    if "reference" not in stage.objective.needs:
+    if "reference" not in stage.objective.needs and not stage.keep.kl:
         return False
     fresh = stage.adapter
     return step.form != "adapter" or (fresh is not None and getattr(fresh.family, "init", "") == "pissa")

@@ -144,9 +144,11 @@ def _gates(stage: StageRecord) -> str:
 
 
 def _stage(part: StageView) -> Iterator[str]:
+    if part.watched or (part.comparison and part.comparison.changes):
+        yield f"## Stage {code(part.stage.name)}"
+    yield from part.watched
     if part.comparison is None or not part.comparison.changes:
         return
-    yield f"## Stage {code(part.stage.name)}"
     yield f"Against {code(part.comparison.before)}:"
     yield changes(part.comparison.changes)
     for contrast in part.comparison.contrasts:

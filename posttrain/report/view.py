@@ -13,6 +13,7 @@ from posttrain.schema.record import ModelRecord, RunRecord, StageRecord
 
 from .compare import Change, Comparison, Contrast, Pair, compare
 from .numbers import plain
+from .watched import watched
 
 SAMPLES = 8
 
@@ -63,12 +64,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class StageView:
-    """A stage, its place in the tree (`lane` 0 is the trunk) and what it changed."""
+    """A stage, its place in the tree (`lane` 0 is the trunk), what it changed and what was `watched` while it trained."""
 
     stage: StageRecord
     lane: int
     comparison: Comparison | None
     samples: tuple[Sample, ...]
+    watched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ def view(record: RunRecord) -> RunView:
         record=record,
         table=table(record, compared),
         stages=tuple(
-            StageView(s, lanes[s.name], compared.get(s.name), samples(compared.get(s.name))) for s in record.stages
+            StageView(s, lanes[s.name], compared.get(s.name), samples(compared.get(s.name)), watched(s.facts))
+            for s in record.stages
         ),
         wins=tuple(_wins(compared.values())),
         trunk=trunk,
