@@ -9,8 +9,8 @@ reads two rates off it: the one where the loss begins to fall and the one where 
 that has brought ENOUGH of the whole fall: near the end of the slope, where the loss is still smooth.
 
 On one curvature c, plain descent multiplies the loss by (1 - rate c)^2. With rates that grow by the factor g it has
-brought the share ENOUGH when the sum of the rates is (1 - sqrt(1 - ENOUGH)) / c, which is at
-rate = (1 - sqrt(1 - ENOUGH)) (g - 1) / (g c), to first order: below 1 / c, the best one, and below 2 / c, the end.
+brought the share ENOUGH, to first order, when the sum of the rates is -ln(1 - ENOUGH) / 2c, which is at
+rate = -ln(1 - ENOUGH) (g - 1) / (2 g c): below 1 / c, the best one, and below 2 / c, the end.
 """
 
 import math
