@@ -13,7 +13,7 @@ class Stepping(Settings):
     """How far and how fast the weights move."""
 
     learning_rate: float = Field(2e-5, gt=0)
-    """Size of the steps; an adapter usually wants ten times as much as full fine-tuning."""
+    """Size of the steps; where none is given, an adapter takes the multiple of this default that suits its kind."""
     epochs: int = Field(1, ge=1)
     """How often every row is seen."""
     steps: int | None = Field(None, ge=1)
