@@ -71,7 +71,7 @@ def _what(asked: argparse.Namespace) -> tuple[Path | str, str | None, list[str]]
     names, overrides = split(asked.words)
     if not 1 <= len(names) <= 2:
         raise UsageError("Name a recipe and a stage, or a model and a method: posttrain lr-find lab sft data=FILE.")
-    first, second = (*names, None)[:2]
+    first, second = names[0], names[1] if len(names) > 1 else None
     if first in shelf.shipped() or first.endswith((".yaml", ".yml")) or second is None:
         return shelf.locate(first), second, overrides
     trains = [entry.name for entry in methods().values() if entry.kind == "objective"]

@@ -50,13 +50,15 @@ class Load:
 @dataclass(frozen=True)
 class Way:
     """How the step is computed. Without an `adapter` all weights are trained. `anchors` counts tensors kept beside
-    each trained one to pull it back, `rules` those that keep good weights to go back to."""
+    each trained one to pull it back, `rules` those that keep good weights to go back to; with a `divergence` from the
+    start the head is gone through twice."""
 
     narrow: bool = False
     checkpointing: bool = False
     offloading: bool = False
     eight_bits: bool = False
     own_reference: bool = False
+    divergence: bool = False
     anchors: int = 0
     rules: int = 0
     on_cpu: bool = True
@@ -147,4 +149,5 @@ def _logits(model: Anatomy, way: Way, load: Load) -> float:
     kept = whole if whole <= KEEP_BYTES else 0
     working = 4 * min(chunk, load.trained) * model.vocabulary * (1 if kept else 2)
     head = 4 * model.vocabulary * model.width if way.adapter is None and not load.alone else 0
-    return kept + working + head + 2 * size * load.trained * model.width
+    once = kept + working + head + 2 * size * load.trained * model.width
+    return 2 * once if way.divergence else once

@@ -112,7 +112,8 @@ def range_test(
         rising = Rising(steps, highest, lowest=lowest, **_kept(stage))
         source = FromRows(rest, stage.batch_size, seed)
         with suppress(_Exploded, Diverged):
-            fit(models, objective, source, rising, Job(Path(folder), Path(folder), seed, after_step))
+            job = Job(Path(folder), Path(folder), seed, after_step)
+            fit(models, stage.near(objective, models.reference), source, rising, job)
     return curve
 
 

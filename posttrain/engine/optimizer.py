@@ -17,7 +17,9 @@ Kind = Literal["adamw", "adamw_8bit"]
 BITS_FROM = 4096  # weights in a tensor; a smaller one has no gain from bytes
 
 
-def make_optimizer(kind: Kind, parameters: Iterable[Any], rate: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+def make_optimizer(
+    kind: Kind, parameters: Iterable[Any], rate: float, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
     """The optimizer of parameters or of groups of them. Raises MissingExtra without the package for eight bits."""
     if kind == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True)
@@ -27,7 +29,7 @@ def make_optimizer(kind: Kind, parameters: Iterable[Any], rate: float, weight_de
 def _eight_bits() -> Any:
     """bitsandbytes' class, from a release that has it for this machine."""
     try:
-        from bitsandbytes.optim import AdamW8bit
+        from bitsandbytes.optim.adamw import AdamW8bit
     except ImportError as error:
         raise MissingExtra("bitsandbytes", "bits", "`optimizer: adamw_8bit`") from error
     except Exception as error:  # a library that does not load on this machine: OSError, RuntimeError

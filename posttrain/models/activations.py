@@ -28,7 +28,7 @@ def checkpoint_layers(model: nn.Module) -> int:
     """Makes every layer keep its input alone; returns how many there are. Raises ModelError where there is none."""
     layers = list(_layers(model))
     for layer in layers:
-        layer.forward = _computed_again(layer.forward)  # type: ignore[method-assign]
+        layer.forward = _computed_again(layer.forward)
     if not layers:
         raise ModelError(
             f"{type(model).__name__} has no layers that can be computed again. Leave `gradient_checkpointing` out, and "

@@ -51,7 +51,12 @@ class Forecast:
     def as_dict(self) -> dict[str, object]:
         if self.memory is None:
             return {"untold": self.untold}
-        told = {**self.memory.as_dict(), "tokens": self.tokens, "rows_known": self.known, "machine": self.room}
+        told: dict[str, object] = {
+            **self.memory.as_dict(),
+            "tokens": self.tokens,
+            "rows_known": self.known,
+            "machine": self.room,
+        }
         return {**told, "warning": self.warning} if self.too_large else told
 
     @property
@@ -103,6 +108,7 @@ def _forecast(plan: Plan, step: Step, stage: Training, outside: Outside) -> Fore
         offloading=stage.offload_activations,
         eight_bits=stage.optimizer == "adamw_8bit",
         own_reference=_own_reference(step, stage),
+        divergence=stage.keep.kl > 0,
         anchors=bool(stage.keep.l2 or stage.keep.ewc) + bool(stage.keep.ewc),
         rules=sum(rule is not None for rule in (stage.forget, stage.stop_early)),
         on_cpu=on_cpu,

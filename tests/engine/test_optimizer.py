@@ -84,6 +84,6 @@ def test_a_stopped_run_in_eight_bits_goes_on_to_the_same_bytes(stop_after: int, 
 
 def test_without_the_package_the_line_that_installs_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim.adamw", None)
     with pytest.raises(MissingExtra, match=r"pip install 'posttrain\[bits\]'"):
         make_optimizer("adamw_8bit", [torch.nn.Parameter(torch.ones(2))], 1e-3)
