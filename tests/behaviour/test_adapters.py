@@ -1,7 +1,7 @@
 """What adapters reach beside full fine-tuning, on test splits: the shipped recipe, then the whole instruction set.
 
 Full fine-tuning, LoRA, DoRA and QLoRA over three seeds; virtual tokens, which need more steps, and the instruction set
-on one. `docs/adapters.md` holds what three seeds of all of it gave.
+on one. `docs/adapters.md` holds what was measured.
 """
 
 from pathlib import Path
