@@ -58,7 +58,7 @@ def test_commands_on_methods_name_settings_that_there_are():
 
     for where, (program, verb, *words) in commands():
         if program == "posttrain" and verb in methods():
-            given = {word.partition("=")[0] for word in words} - {"model", "seed", "measure"}
+            given = {word.partition("=")[0].partition(".")[0] for word in words} - {"model", "seed", "measure"}
             assert given <= set(stage_class(verb).model_fields), where
 
 

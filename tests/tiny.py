@@ -118,5 +118,9 @@ def encoder_tokenizer(begins: bool = False) -> hf.PreTrainedTokenizerFast:
         single="<s> $A </s>" if begins else "$A </s>", special_tokens=[("<s>", 2), ("</s>", 1)]
     )
     return hf.PreTrainedTokenizerFast(
-        tokenizer_object=made, bos_token="<s>" if begins else None, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+        tokenizer_object=made,
+        bos_token="<s>" if begins else None,
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
     )

@@ -85,7 +85,8 @@ def _options(settings: type["Settings"], above: str = "") -> Iterator["Option"]:
         annotation = settings.model_fields[option.name].annotation
         for inner in get_args(annotation) or (annotation,):
             if isinstance(inner, type) and issubclass(inner, Settings) and inner is not Rows:
-                yield from _options(inner, f"{above}{option.name}.")
+                for each in _options(inner, f"{above}{option.name}."):  # a group that may be left out asks for nothing
+                    yield replace(each, required=each.required and option.required)
 
 
 def _type(written: str) -> str:

@@ -203,7 +203,9 @@ class Policy:
             inputs["past_key_values"] = root
         if mask:
             lengths = torch.tensor(layout.lengths, device=self.device) + n_before
-            inputs["attention_mask"] = (torch.arange(ids.shape[1] + n_before, device=self.device) < lengths[:, None]).long()
+            inputs["attention_mask"] = (
+                torch.arange(ids.shape[1] + n_before, device=self.device) < lengths[:, None]
+            ).long()
         return inputs
 
     def precision(self) -> contextlib.AbstractContextManager[None]:

@@ -1,7 +1,7 @@
 """What was watched while a stage trained, in sentences: what it learnt against what it forgot, and where it stopped."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def watched(facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -45,13 +45,11 @@ def _stopped(found: Any) -> Iterator[str]:
 def _moved(found: Any, name: str) -> tuple[float, float] | None:
     """Before and after, where both are there and can be compared."""
     pair = found.get(name) if isinstance(found, Mapping) else None
-    values = [pair.get(end) for end in ("before", "after")] if isinstance(pair, Mapping) else []
-    if len(values) == 2 and all(_is_number(value) and value > 0 for value in values):
-        return values[0], values[1]
-    return None
+    before, after = (pair.get(end) if isinstance(pair, Mapping) else None for end in ("before", "after"))
+    return (before, after) if _is_number(before) and _is_number(after) and min(before, after) > 0 else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300  # not NaN, not endless
 
 

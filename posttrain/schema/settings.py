@@ -5,6 +5,7 @@ what is shown, never what is made, and stays out of an artifact's key. A field o
 an input; the planner turns it into an artifact before the method runs.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
@@ -115,6 +116,7 @@ def _type_name(annotation: Any, mark: str | None) -> str:
     text = (
         annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
     )
+    text = re.sub(r"Annotated\[(\w+), [^\]]*\]", r"\1", text)  # how a value is checked is nobody's reading
     for noise in ("typing.", "NoneType", "posttrain.schema.settings."):
         text = text.replace(noise, "none" if noise == "NoneType" else "")
     return text

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 import posttrain as pt
+from posttrain.pipeline.tree import read
 from posttrain.recipes import shipped
 from posttrain.schema.find import methods
 
@@ -40,7 +40,9 @@ def _entry(entry: Any) -> Any:
 
 @pytest.mark.parametrize("name", shipped())
 def test_it_runs_and_is_kept(name: str, tmp_path: Path) -> None:
-    recipe = cut(yaml.safe_load(shipped()[name].read_text(encoding="utf-8")))
+    tree, problems = read(shipped()[name].read_text(encoding="utf-8"), name)
+    assert not problems
+    recipe = cut(tree.plain())
     first = pt.run(recipe, out=tmp_path)
     assert {stage.state for stage in first.record.stages} == {"made"}
     assert all(model.findings for model in first.record.models)

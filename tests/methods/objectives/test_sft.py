@@ -76,8 +76,8 @@ def test_training_goes_on_with_the_adapter_it_finds(workshop):
     first = workshop.run("sft", workshop.model(), data, **HARD | {"adapter": {"lora": {"rank": 2}}, "steps": 3})
     second = workshop.run("sft", first, data, **HARD | {"steps": 3})
     assert (second.form, second.base) == ("adapter", first.base)
-    with pytest.raises(ModelError, match="Put a `merge` stage before this one"):
-        workshop.run("sft", first, data, **HARD | {"adapter": {}})
+    with pytest.raises(ModelError, match="put a `merge` stage before this one"):
+        workshop.run("sft", first, data, **HARD | {"adapter": "lora"})
 
 
 def test_rows_without_room_for_an_answer_are_counted_or_refused(workshop):
