@@ -176,7 +176,7 @@ def test_a_saved_folder_answers_alike_in_plain_transformers(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["t5", "bart"])
-@pytest.mark.parametrize("adapter", ["lora", "ia3", "prompt", "p_tuning"])
+@pytest.mark.parametrize("adapter", ["lora", "ia3", {"prompt": {"tokens": 8}}, {"p_tuning": {"tokens": 8}}], ids=str)
 def test_an_adapter_is_that_of_plain_peft(family, adapter, tmp_path):
     base = saved(tmp_path, family)
     weights, tokenizer = load_weights(base), tiny.encoder_tokenizer()
