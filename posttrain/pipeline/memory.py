@@ -20,6 +20,7 @@ from posttrain.functional.layout import Tree, packed
 from posttrain.models.adapters import LoRA
 from posttrain.models.adapters.carried import Carried, carried, carried_in
 from posttrain.models.anatomy import Anatomy, read_anatomy
+from posttrain.models.precision import computes_in, device
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.errors import PosttrainError
 from posttrain.schema.rows import Pair
@@ -103,7 +104,7 @@ def _forecast(plan: Plan, step: Step, stage: Training, outside: Outside) -> Fore
     load = _load(stage, base, model, [d for d in data if isinstance(d, Dataset)]) if known else _most(stage)
     on_cpu, room = _room()
     way = Way(
-        narrow=stage.dtype == "bfloat16",
+        narrow=computes_in(stage.dtype, device()) == "bfloat16",
         checkpointing=stage.gradient_checkpointing,
         offloading=stage.offload_activations,
         eight_bits=stage.optimizer == "adamw_8bit",
