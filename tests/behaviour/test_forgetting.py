@@ -34,7 +34,7 @@ def mean(records: list[RunRecord], model: str, measure: str) -> float:
 
 def test_the_base_knows_old_facts_and_nothing_of_the_domain(records: list[RunRecord]) -> None:
     assert mean(records, "base", "domain") < 0.10
-    assert mean(records, "base", "old_facts") > 0.95
+    assert mean(records, "base", "old_facts") > 0.90
 
 
 def test_bare_training_learns_the_domain_and_forgets(records: list[RunRecord]) -> None:
