@@ -5,6 +5,7 @@ are hidden in it (`inert`), so that they cannot write a token of the template.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from inspect import signature
@@ -109,11 +110,9 @@ def turn_end(tokenizer: "PreTrainedTokenizerBase") -> TurnEnd:
     token = None if end is None else str(tokenizer.convert_ids_to_tokens(end))
     call = end
     if token and token in inside and token not in last:
-        try:
+        with suppress(DataError):  # a template that knows no tools
             alone, answered = (_after(tokenizer, [QUESTION, CALL, *more]) for more in ([], [RESULT]))
             call = _first_mark(tokenizer, answered.removeprefix(alone), end)
-        except DataError:  # a template that knows no tools
-            pass
     return TurnEnd(end, token, last, call)
 
 

@@ -14,58 +14,40 @@ from posttrain.schema.rows import Conversation, Pair, Row, Text, Tokenised, Toke
 from .chat import ChatFormat, Tokens
 
 
-@dataclass(frozen=True)
-class Planted:
-    """Trees, and what became of the rows that are not among them as they were. `split` counts conversations that became
-    several, as their template writes earlier turns anew (or a model reads apart from writing)."""
+@dataclass(frozen=True, slots=True)
+class Grown:
+    """What became of one row: its trees, whether some of them were `cut`, and whether one conversation was `split` into
+    several, as its template writes earlier turns anew (or a model reads apart from writing). No tree: it was dropped."""
 
     trees: tuple[Tree, ...]
-    rows: int
-    cut: int
-    dropped: int
-    split: int = 0
-    decisions: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    n_skipped: int = 0
-
-    @property
-    def n_trained(self) -> int:
-        return sum(branch.n_trained() for tree in self.trees for branch in tree.branches)
-
-    def facts(self) -> dict[str, int | list[str]]:
-        """What an artifact records of the rows it was trained on, and of those that could not be read."""
-        counts = {
-            "rows": self.rows,
-            "rows_cut": self.cut,
-            "rows_dropped": self.dropped,
-            "trained_tokens": self.n_trained,
-        }
-        facts: dict[str, int | list[str]] = {"data": list(self.decisions), **counts}
-        if self.split:
-            facts |= {"rows_split": self.split}
-        if self.n_skipped:
-            facts |= {"rows_skipped": self.n_skipped, "skipped": list(self.skipped)}
-        return facts
+    cut: bool = False
+    split: bool = False
 
 
-def plant(rows: Sequence[Row], form: ChatFormat, max_length: int, decisions: Sequence[str] = ()) -> Planted:
-    """All rows as trees of at most `max_length` tokens a path; `decisions` say how the rows were read. Raises DataError
-    when none is left."""
-    trees: list[Tree] = []
-    cut = dropped = split = 0
-    for n, row in enumerate(rows, 1):
-        grown = grow(row, form, max_length, f"Row {n}")
-        fitting = [short for tree in grown if (short := _shorten(tree, max_length, form.apart))]
-        dropped += not fitting
-        split += isinstance(row, Conversation) and len(grown) > 1
-        cut += bool(fitting) and any(length(tree, form.apart) > max_length for tree in grown)
-        trees += fitting
+def plant(rows: Sequence[Row], form: ChatFormat, max_length: int) -> tuple[Tree, ...]:
+    """All rows as trees of at most `max_length` tokens a path, in memory: what a measure reads. Raises DataError when
+    none is left."""
+    each = (grown(row, form, max_length, f"Row {n}") for n, row in enumerate(rows, 1))
+    trees = tuple(tree for one in each for tree in one.trees)
     if not trees:
-        raise DataError(
-            f"None of the {len(rows)} rows has an answer within max_length={max_length} tokens. "
-            "Raise max_length, or check the data with `columns:`."
-        )
-    return Planted(tuple(trees), len(rows), cut, dropped, split, tuple(decisions))
+        raise none_left(len(rows), max_length)
+    return trees
+
+
+def none_left(n_rows: int, max_length: int, place: object = "") -> DataError:
+    """The error for rows of which not one can be learnt."""
+    return DataError(
+        f"None of the {n_rows} rows{f' of {place}' if place else ''} has an answer within max_length={max_length} tokens. "
+        "Raise max_length, or check the data with `columns:`."
+    )
+
+
+def grown(row: Row, form: ChatFormat, max_length: int, place: str) -> Grown:
+    """One row as trees of at most `max_length` tokens a path."""
+    trees = grow(row, form, max_length, place)
+    fitting = tuple(short for tree in trees if (short := _shorten(tree, max_length, form.apart)))
+    cut = bool(fitting) and any(length(tree, form.apart) > max_length for tree in trees)
+    return Grown(fitting, cut, isinstance(row, Conversation) and len(trees) > 1)
 
 
 def grow(row: Row, form: ChatFormat, max_length: int, place: str) -> list[Tree]:

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from posttrain.data.shelf import Picked
 from posttrain.functional.layout import Tree
 from posttrain.functional.seeds import seed_of
 from posttrain.schema.artifacts import Dataset, Model
@@ -123,10 +124,10 @@ def _kept(stage: Training) -> dict[str, Any]:
     return {**same, "checkpoint_seconds": math.inf}
 
 
-def _held_aside(trees: Sequence[Tree], seed: int) -> tuple[list[Tree], list[Tree]]:
+def _held_aside(trees: Sequence[Tree], seed: int) -> tuple[Sequence[Tree], Sequence[Tree]]:
     """Some rows to measure the loss on, and all others."""
     n = min(PROBE, len(trees) // 4)
     if not n:
         raise DataError(f"{len(trees)} rows are too few to hold some aside. Give four rows or more.")
-    order = torch.randperm(len(trees), generator=torch.Generator().manual_seed(seed_of(seed, HELD_ASIDE))).tolist()
-    return [trees[row] for row in order[:n]], [trees[row] for row in order[n:]]
+    order = torch.randperm(len(trees), generator=torch.Generator().manual_seed(seed_of(seed, HELD_ASIDE))).numpy()
+    return Picked([trees], order[:n]), Picked([trees], order[n:])

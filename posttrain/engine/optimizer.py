@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from posttrain.schema.errors import MachineError, MissingExtra
+from posttrain.models.four_bits import bitsandbytes
 
 Kind = Literal["adamw", "adamw_8bit"]
 BITS_FROM = 4096  # weights in a tensor; a smaller one has no gain from bytes
@@ -23,17 +23,5 @@ def make_optimizer(
     """The optimizer of parameters or of groups of them. Raises MissingExtra without the package for eight bits."""
     if kind == "adamw":
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True)
-    return _eight_bits()(parameters, lr=rate, weight_decay=weight_decay, min_8bit_size=BITS_FROM)
-
-
-def _eight_bits() -> Any:
-    """bitsandbytes' class, from a release that has it for this machine."""
-    try:
-        from bitsandbytes.optim.adamw import AdamW8bit
-    except ImportError as error:
-        raise MissingExtra("bitsandbytes", "bits", "`optimizer: adamw_8bit`") from error
-    except Exception as error:  # a library that does not load on this machine: OSError, RuntimeError
-        raise MachineError(
-            f"bitsandbytes does not load here ({type(error).__name__}: {error}). Write `optimizer: adamw`."
-        ) from error
-    return AdamW8bit
+    wanted = bitsandbytes("`optimizer: adamw_8bit`", "`optimizer: adamw`")
+    return wanted.optim.AdamW8bit(parameters, lr=rate, weight_decay=weight_decay, min_8bit_size=BITS_FROM)

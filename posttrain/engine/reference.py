@@ -3,8 +3,10 @@
 Rows are computed in their own order and never in that of the batches, so that a resumed run finds the same bytes.
 """
 
+import hashlib
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,17 +14,33 @@ from posttrain.data.batch import Batch
 from posttrain.functional.layout import Tree
 from posttrain.models.policy import Policy
 
+AT_ONCE = 4096  # rows in memory
+
 
 class Remembered:
-    """Answers `answer_logps` for the trees it has seen, without the model: (trees, branches) numbers are all it keeps."""
+    """Answers `answer_logps` for the trees it has seen, without the model: (trees, branches) numbers and a name for each
+    tree are all it keeps."""
 
-    def __init__(self, reference: Policy, trees: Sequence[Tree]) -> None:
-        self._row = {tree: row for row, tree in enumerate(trees)}
-        with torch.no_grad():
-            logps = reference.answer_logps(Batch(tuple(trees)))  # (branches x trees,)
-        self._logps = logps.view(-1, len(trees))
+    def __init__(self, reference: Policy, *asked: Sequence[Tree]) -> None:
+        names: list[bytes] = []
+        logps = []
+        for trees in asked:
+            for start in range(0, len(trees), AT_ONCE):
+                some = Batch(tuple(trees[start : start + AT_ONCE]))
+                with torch.no_grad():
+                    logps.append(reference.answer_logps(some).view(some.n_branches, -1))
+                names += map(_name, some.trees)
+        self._row = {name: row for row, name in enumerate(names)}
+        self._logps = torch.cat(logps, dim=1)
 
     def answer_logps(self, batch: Batch) -> Tensor:
         """(B,): what the reference gave for the batch's answers. Raises KeyError for a tree it has not seen."""
-        rows = torch.tensor([self._row[tree] for tree in batch.trees], device=self._logps.device)
+        rows = torch.tensor([self._row[_name(tree)] for tree in batch.trees], device=self._logps.device)
         return self._logps[:, rows].flatten()
+
+
+def _name(tree: Tree) -> bytes:
+    """What tells a tree from any other."""
+    pieces = tree.prompt, *(piece for branch in tree.branches for piece in (branch.tokens, branch.trained))
+    told = b"".join(np.asarray([len(piece), *piece], np.int64).tobytes() for piece in pieces)
+    return hashlib.blake2b(told, digest_size=16).digest()

@@ -21,7 +21,6 @@ from .job import Job
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-SAMPLE = 200
 MEANINGLESS = ("never_trained", "never_stops")
 TOLD_ELSEWHERE = ("unreadable", "too_long", "nothing_trained", "pad_is_eos")
 """Findings that stop the stage by themselves, that are counted over all rows, or that do not touch the loop here."""
@@ -49,12 +48,10 @@ class Speaking(Settings):
 
 def first_look(rows: Sequence[Row], form: ChatFormat, max_length: int, job: Job) -> tuple[Finding, ...]:
     """Emits what is wrong with a sample of rows as alerts. Raises DataError when training on them is meaningless."""
-    distinct = list({id(row): row for row in rows}.values())  # a mix may hold a row many times
-    sample = distinct[:: max(1, len(distinct) // SAMPLE)][:SAMPLE]
-    found = audit(list(rendered(sample, form, max_length)), form, max_length).findings
+    found = audit(list(rendered(rows, form, max_length)), form, max_length).findings
     for finding in found:
         if finding.name in MEANINGLESS:
-            raise DataError(f"Of {len(sample)} rows that were looked at, {finding.title}. {finding.cure}")
+            raise DataError(f"Of {len(rows)} rows that were looked at, {finding.title}. {finding.cure}")
         if finding.name not in TOLD_ELSEWHERE:
             job.emit("alert", level=finding.level, title=f"of a sample of the rows, {finding.title}", cure=finding.cure)
     return found

@@ -1,18 +1,15 @@
 """Training as a stage: any objective, run by the one loop, with the same settings."""
 
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import create_model, model_validator
 
 from posttrain.data.dressing import added
-from posttrain.data.mix import mixed
-from posttrain.data.read import read
+from posttrain.data.planting import Planted, picked, shape_of, shelved
 from posttrain.data.templates import name_of
-from posttrain.data.trees import Planted, plant
 from posttrain.functional.layout import Tree
 from posttrain.models import adapters
 from posttrain.models.activations import checkpoint_layers, require_offloading
@@ -20,7 +17,7 @@ from posttrain.models.load import load_format, load_policy, load_tokenizer, load
 from posttrain.models.policy import Models, Policy
 from posttrain.models.vocabulary import make_room
 from posttrain.schema.artifacts import Artifact, Dataset, Model
-from posttrain.schema.errors import DataError, ModelError
+from posttrain.schema.errors import ModelError
 from posttrain.schema.rows import Conversation, Row, Text
 from posttrain.schema.settings import DatasetRef
 
@@ -73,10 +70,10 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         job.note("training {trained_weights:,} weights, {trained_share:.2%} of the model".format(**described))
         source, objective = FromRows(planted.trees, self.batch_size, job.seed), self.make_objective()
         n_steps = self.steps or self.epochs * source.steps_per_epoch
-        beside = self._beside(model, policy, inputs)
+        beside = self._beside(model, policy, inputs, job)
         rules = self.rules(beside["forget.on"], beside["stop_early.on"], planted.trees, objective)
         watch = Watch(list(rules.values()))
-        asked = [*planted.trees, *beside["keep.replay.data"], *beside["stop_early.on"]]
+        asked = planted.trees, beside["keep.replay.data"], beside["stop_early.on"]
         models = Models(policy, self._remembered(start, asked, n_steps > source.steps_per_epoch))
         final = fit(
             models,
@@ -141,15 +138,15 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         return reference
 
     def _rows(self, model: Model, policy: Policy, data: tuple[Dataset, ...], job: Job) -> Planted:
-        readings = [read(dataset, self.objective.reads) for dataset in data]
-        sets = [reading.rows for reading in readings]
-        rows, mix = mixed(sets, [each.weight for each in data], [each.epochs for each in data], job.seed)
-        longest = min(self.max_length, policy.context)
-        form = load_format(model, policy.tokenizer)
-        first_look(rows, form, longest, job)
-        planted = plant(rows, form, longest, [*(r.decision for r in readings), *mix])
-        skipped = tuple(line for reading in readings for line in reading.skipped)
-        planted = replace(planted, skipped=skipped, n_skipped=sum(reading.n_skipped for reading in readings))
+        def look(rows: Sequence[Row]) -> None:
+            first_look(rows, form, longest, job)
+
+        form, longest = load_format(model, policy.tokenizer), min(self.max_length, policy.context)
+        shelves = [
+            shelved(dataset, self.objective.reads, form, longest, job.scratch / f"data-{n}", look)
+            for n, dataset in enumerate(data)
+        ]
+        planted = picked(shelves, [each.weight for each in data], [each.epochs for each in data], job.seed)
         for line in planted.decisions:
             job.note(line)
         if planted.dropped or planted.cut:
@@ -158,23 +155,27 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
             job.note(f"this processor has no {self.dtype} products: computing in {policy.dtype}")
         return planted
 
-    def _beside(self, model: Model, policy: Policy, inputs: dict[str, Any]) -> dict[str, tuple[Tree, ...]]:
+    def _beside(self, model: Model, policy: Policy, inputs: dict[str, Any], job: Job) -> dict[str, Sequence[Tree]]:
         """The rows of every other input as trees; none for one that is left out. Plain text stands for any other rows
         in a budget, and for conversations in a batch."""
         text = {"forget.on": (Text,), "keep.replay.data": (Text,) if self.objective.reads is Conversation else ()}
-        found = {}
+        form, longest = load_format(model, policy.tokenizer), min(self.max_length, policy.context)
+        found: dict[str, Sequence[Tree]] = {}
         for name in ("keep.replay.data", "forget.on", "stop_early.on"):
-            shapes = (self.objective.reads, *text.get(name, ()))
-            rows = [row for dataset in inputs.get(name, ()) for row in read_as(dataset, shapes)]
-            longest = min(self.max_length, policy.context)
-            found[name] = plant(rows, load_format(model, policy.tokenizer), longest).trees if rows else ()
+            shelves = []
+            for n, dataset in enumerate(inputs.get(name, ())):
+                shape = shape_of(dataset, (self.objective.reads, *text.get(name, ())))
+                shelves.append(shelved(dataset, shape, form, longest, job.scratch / f"{name}-{n}", lambda rows: None))
+            found[name] = picked(shelves, [None] * len(shelves), [1] * len(shelves), job.seed).trees if shelves else ()
         return found
 
-    def _remembered(self, start: Policy | None, asked: Sequence[Tree], often: bool) -> "Policy | Remembered | None":
+    def _remembered(
+        self, start: Policy | None, asked: Sequence[Sequence[Tree]], often: bool
+    ) -> "Policy | Remembered | None":
         """The reference, which answers from memory where the objective asks for the same rows again."""
         if start is None or "reference" not in self.objective.needs:
             return None
-        return Remembered(start, asked) if often else start
+        return Remembered(start, *asked) if often else start
 
     def make_objective(self) -> Objective:
         """The objective with its own settings."""
@@ -183,14 +184,6 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
     def _steps(self, n: int) -> Steps:
         same = {name: getattr(self, name) for name in Steps.__dataclass_fields__ if name in type(self).model_fields}
         return Steps(n, **same)
-
-
-def read_as(dataset: Dataset, shapes: Sequence[type[Row]]) -> Sequence[Row]:
-    """The rows of a dataset in the first of some shapes that fits; the error is that of the first."""
-    for shape in shapes if len(shapes) > 1 else ():
-        with suppress(DataError):
-            return read(dataset, shape).rows
-    return read(dataset, shapes[0]).rows
 
 
 def _described(policy: Policy) -> dict[str, Any]:

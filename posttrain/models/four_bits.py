@@ -7,6 +7,7 @@ An adapter that was trained on such a base is one of it alone. PEFT's own files 
 base stands beside them, as transformers writes it, and is read back with them.
 """
 
+import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +20,13 @@ from posttrain.schema.errors import MachineError, MissingExtra, ModelError
 
 FILE = "base_quantization.json"
 BLOCK = 64  # weights that share a scale
+WANTED = "`adapter: qlora`", "`adapter: lora`"
 
 
 def configuration(build: Callable[[], nn.Module]) -> Any:
     """How the model that `build` makes is quantised, as transformers' BitsAndBytesConfig. Raises MissingExtra without
     bitsandbytes."""
-    _require()
+    bitsandbytes(*WANTED)
     from transformers import BitsAndBytesConfig
 
     with torch.device("meta"):
@@ -65,20 +67,21 @@ def noted(folder: Path) -> Any:
     without bitsandbytes."""
     if not (folder / FILE).is_file():
         return None
-    _require()
+    bitsandbytes(*WANTED)
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig.from_dict(json.loads((folder / FILE).read_text(encoding="utf-8")))
 
 
-def _require() -> None:
+def bitsandbytes(wanted: str, instead: str) -> Any:
+    """The package. Raises MissingExtra or MachineError, which name what is `wanted` of it and what to write `instead`."""
     try:
-        import bitsandbytes  # noqa: F401
+        return importlib.import_module("bitsandbytes")
     except ImportError as error:
-        raise MissingExtra("bitsandbytes", "bits", "`adapter: qlora`") from error
+        raise MissingExtra("bitsandbytes", "bits", wanted) from error
     except Exception as error:  # a library that does not load on this machine: OSError, RuntimeError
         raise MachineError(
-            f"bitsandbytes does not load here ({type(error).__name__}: {error}). Use `adapter: lora`."
+            f"bitsandbytes does not load here ({type(error).__name__}: {error}). Write {instead}."
         ) from error
 
 

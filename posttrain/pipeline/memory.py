@@ -160,7 +160,7 @@ def _load(stage: Training, base: Model, model: Anatomy, data: list[Dataset]) -> 
     n, batch_size = min(SAMPLED * stage.batch_size, MOST_ROWS), _batch_size(stage)
     rows = [row for dataset in data for row in read(dataset, stage.objective.reads, limit=n).rows]
     form = load_format(base, load_tokenizer(base))
-    trees = plant(rows, form, min(stage.max_length, model.context)).trees
+    trees = plant(rows, form, min(stage.max_length, model.context))
     if len(trees) < batch_size and len(rows) >= n:  # a batch of more rows than were looked at
         trees = tuple(islice(cycle(trees), batch_size))
     batches = [Batch(trees[i : i + batch_size]).split(stage.micro_tokens) for i in range(0, len(trees), batch_size)]

@@ -4,7 +4,7 @@ import pytest
 
 from posttrain.data.program import Example, PromptProgram
 from posttrain.data.seq2seq_format import EncoderDecoderFormat
-from posttrain.data.trees import plant
+from posttrain.data.trees import grown, plant
 from posttrain.schema.errors import DataError, ModelError
 from posttrain.schema.rows import Conversation, Message, Pair, Prompt, Text, Tokenised, ToolCall
 from tests import tiny
@@ -26,7 +26,7 @@ def tokenizer(request):
 
 def texts(tokenizer, conversation, **options):
     """(what the encoder reads, what the decoder writes) of every tree."""
-    trees = plant([conversation], EncoderDecoderFormat(tokenizer, **options), 1000).trees
+    trees = plant([conversation], EncoderDecoderFormat(tokenizer, **options), 1000)
     for tree in trees:
         assert len(tree.branches) == 1
         assert all(tree.branches[0].trained)
@@ -92,16 +92,15 @@ def test_a_prompt_program_shows_its_examples():
 
 def test_lengths_are_counted_on_either_side():
     form = EncoderDecoderFormat(tiny.encoder_tokenizer())
-    planted = plant(
-        [row("u:" + "x" * 9, "a:" + "y" * 9), row("u:" + "x" * 10, "a:y"), row("u:x", "a:" + "y" * 20)], form, 10
-    )
-    assert (planted.rows, planted.dropped, planted.cut) == (3, 1, 1)
-    assert [(len(tree.prompt), len(tree.branches[0].tokens)) for tree in planted.trees] == [(10, 10), (2, 10)]
+    rows = [row("u:" + "x" * 9, "a:" + "y" * 9), row("u:" + "x" * 10, "a:y"), row("u:x", "a:" + "y" * 20)]
+    whole, dropped, cut = (grown(each, form, 10, "") for each in rows)
+    assert (whole.cut, dropped.trees, cut.cut) == (False, (), True)
+    assert [(len(tree.prompt), len(tree.branches[0].tokens)) for tree in whole.trees + cut.trees] == [(10, 10), (2, 10)]
 
 
 def test_pairs_share_their_question():
     said = [(Message("assistant", text),) for text in ("Yes", "No")]
-    (tree,) = plant([Pair((Message("user", "Hm?"),), *said)], EncoderDecoderFormat(tiny.encoder_tokenizer()), 99).trees
+    (tree,) = plant([Pair((Message("user", "Hm?"),), *said)], EncoderDecoderFormat(tiny.encoder_tokenizer()), 99)
     assert [len(branch.tokens) for branch in tree.branches] == [4, 3]
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from posttrain.data.chat import ChatFormat
 from posttrain.engine.job import Job
-from posttrain.engine.speaking import SAMPLE, first_look
+from posttrain.engine.speaking import first_look
 from posttrain.schema.errors import DataError
 from posttrain.schema.rows import Conversation, Message, Row, Tokenised
 from tests import tiny
@@ -26,20 +26,11 @@ def test_good_rows_are_passed_in_silence(tmp_path):
     assert look(tmp_path, *GOOD) == []
 
 
-def test_a_row_that_a_mix_repeats_is_no_duplicate(tmp_path):
-    assert look(tmp_path, *GOOD[:5] * 40) == []
-
-
 def test_what_is_wrong_is_an_alert_with_its_cure(tmp_path):
     (alert,) = look(tmp_path, *GOOD[:9], ENDLESS)
     assert (alert["kind"], alert["level"]) == ("alert", "warning")
     assert alert["title"].startswith("of a sample of the rows, the token that ends an answer is not learnt in 1 of 10")
     assert alert["cure"]
-
-
-def test_the_sample_is_taken_evenly(tmp_path):
-    (alert,) = look(tmp_path, *GOOD[:400], *(Tokenised((n, 6, 7), (False, True, False)) for n in range(8, 208)))
-    assert f"of {SAMPLE} rows" in alert["title"]
 
 
 @pytest.mark.parametrize(

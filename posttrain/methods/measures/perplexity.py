@@ -36,7 +36,7 @@ class Perplexity(Measure):
     def measure(self, job: Job, model: Model, **data: tuple[Dataset, ...]) -> Findings:
         policy = load_policy(model)
         rows = [row for dataset in data["data"] for row in read(dataset, Text).rows]
-        trees = plant(rows, load_format(model, policy.tokenizer), min(self.max_length, policy.context)).trees
+        trees = plant(rows, load_format(model, policy.tokenizer), min(self.max_length, policy.context))
         nats = (-policy.score(Batch(trees))).tolist()
         tokens = [tree.branches[0].n_trained() for tree in trees]
         found = ratio_of_sums(nats, tokens)

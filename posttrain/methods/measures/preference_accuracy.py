@@ -36,7 +36,7 @@ class PreferenceAccuracy(Measure):
     def measure(self, job: Job, model: Model, **data: tuple[Dataset, ...]) -> Findings:
         policy = load_policy(model)
         rows = [row for dataset in data["data"] for row in read(dataset, Pair).rows]
-        trees = plant(rows, load_format(model, policy.tokenizer), min(self.max_length, policy.context)).trees
+        trees = plant(rows, load_format(model, policy.tokenizer), min(self.max_length, policy.context))
         logps = policy.score(Batch(trees))
         if self.per == "token":
             logps = logps / logps.new_tensor([tree.branches[b].n_trained() for b in range(2) for tree in trees])

@@ -19,7 +19,7 @@ DOCUMENTS = (Text("one fish"), Text("two"), Text("a longer document than the oth
 
 
 def trees(max_length: int = 64):
-    return plant(DOCUMENTS, ChatFormat(tiny.tokenizer()), max_length).trees
+    return plant(DOCUMENTS, ChatFormat(tiny.tokenizer()), max_length)
 
 
 def test_the_loss_is_the_mean_over_all_tokens_of_documents_read_alone() -> None:

@@ -1,12 +1,15 @@
 """What a training is given: token ids made elsewhere, mixes, skipped rows; and what its manifest says of them."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from posttrain.data.trees import plant
+from posttrain.data.trees import grown, plant
+from posttrain.engine.job import Job
 from posttrain.models.load import load_format, load_tokenizer
-from posttrain.schema.errors import DataError
+from posttrain.schema.errors import DataError, Stopped
 from posttrain.schema.rows import Conversation, Message, Tokenised, TokenisedPair
 
 CHATS = [{"prompt": f"say {n}", "completion": f"{n}"} for n in range(6)]
@@ -17,9 +20,9 @@ def test_token_ids_are_learnt_as_the_text_they_are_of(workshop: Any):
     form = load_format(model, load_tokenizer(model))
     chat = Conversation((Message("user", "say 1"), Message("assistant", "one")))
     (tokens,) = form.conversations(chat)
-    (tree,) = plant([Tokenised(tokens.ids, tokens.trained)], form, 512).trees
-    assert tree == plant([chat], form, 512).trees[0]
-    (pair,) = plant([TokenisedPair((5, 6), (7,), (8, 9))], form, 512).trees
+    (tree,) = plant([Tokenised(tokens.ids, tokens.trained)], form, 512)
+    assert tree == plant([chat], form, 512)[0]
+    (pair,) = plant([TokenisedPair((5, 6), (7,), (8, 9))], form, 512)
     assert (pair.prompt, [branch.tokens for branch in pair.branches]) == ((5, 6), [(7,), (8, 9)])
     assert all(all(branch.trained) for branch in pair.branches)
     with pytest.raises(DataError, match=r"hold the token 10000000, but the tokenizer has \d+\. Make the rows again"):
@@ -29,9 +32,10 @@ def test_token_ids_are_learnt_as_the_text_they_are_of(workshop: Any):
 def test_a_long_document_of_token_ids_is_read_in_pieces(workshop: Any):
     model = workshop.model()
     form = load_format(model, load_tokenizer(model))
-    planted = plant([Tokenised(tuple(range(5, 25)), (False, *[True] * 19))], form, 8)
-    assert planted.n_trained == 19, "every token but the first is predicted once"
-    assert planted.cut == 0
+    one = grown(Tokenised(tuple(range(5, 25)), (False, *[True] * 19)), form, 8, "")
+    learnt = sum(branch.n_trained() for tree in one.trees for branch in tree.branches)
+    assert learnt == 19, "every token but the first is predicted once"
+    assert not one.cut
 
 
 def test_skipped_rows_stand_in_the_manifest(workshop: Any):
@@ -53,3 +57,24 @@ def test_a_mix_is_trained_on_and_said(workshop: Any):
     made = workshop.run("sft", workshop.model(), data, steps=1, batch_size=2)
     assert made.facts["data"][2] == "mix of 8 rows: 6 of 6 rows (1.00 epochs) + 2 of 1 rows (2.00 epochs)"
     assert made.facts["rows"] == 8
+
+
+def test_a_resumed_run_reads_nothing_again(workshop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Not even when the file is gone: its rows are on the shelf beside the checkpoint."""
+    (data,), model = workshop.rows(*CHATS), workshop.model()
+    given: dict[str, Any] = {"steps": 4, "batch_size": 2, "keep": {"replay": {"data": "given"}}}
+    stage, inputs = workshop.stage("sft", (data,), **given), {"data": (data,), "keep.replay.data": (data,)}
+
+    def run(name: str, stop: bool = False) -> bytes:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        (tmp_path / "scratch").mkdir(exist_ok=True)
+        stage.run(Job(folder, tmp_path / "scratch", stop=lambda: stop), model=model, **inputs)
+        return (folder / "model.safetensors").read_bytes()
+
+    whole = run("whole")
+    shutil.rmtree(tmp_path / "scratch")
+    with pytest.raises(Stopped):
+        run("stopped", stop=True)
+    next(data.path.glob("*.jsonl")).unlink()
+    assert run("resumed") == whole
