@@ -18,6 +18,7 @@ MERGEABLE: dict[str, Any] = {
     "plus": {"lora": {"rank": 3, "plus": 8}},
     "qlora": {"qlora": {"rank": 3}},
     "ia3": "ia3",
+    "osf": {"osf": {"kept": 0.6}},
 }
 KINDS = MERGEABLE | VIRTUAL
 

@@ -106,7 +106,8 @@ def _parameters(model: Anatomy, way: Way) -> int:
     base = 4 * model.weights
     if way.adapter and way.adapter.four_bits:
         base -= round((4 - FOUR_BITS) * in_matrices)
-    return base + 4 * (way.adapter.weights if way.adapter else 0) + (2 * in_matrices if way.narrow else 0)
+    beside = 4 * (way.adapter.weights + way.adapter.frozen) if way.adapter else 0
+    return base + beside + (2 * in_matrices if way.narrow else 0)
 
 
 def _optimizer(trained: int, eight_bits: bool) -> int:

@@ -121,12 +121,21 @@ def test_layers_keep_what_autograd_is_seen_to_keep(family: str, checkpoints: boo
     check_kept(policy, found, Way(checkpointing=checkpoints), checkpoints)
 
 
-@pytest.mark.parametrize("options", [{}, {"targets": ["q_proj", "v_proj"]}, {"rank": 2}])
-def test_an_adapter_keeps_what_autograd_is_seen_to_keep(options: dict[str, Any], tmp_path: Path):
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"lora": {}},
+        {"lora": {"targets": ["q_proj", "v_proj"]}},
+        {"lora": {"rank": 2}},
+        {"osf": {}},
+        {"osf": {"kept": 0.9}},
+    ],
+)
+def test_an_adapter_keeps_what_autograd_is_seen_to_keep(adapter: dict[str, Any], tmp_path: Path):
     found = anatomy_of(tiny.model(**WIDE), tmp_path)
-    adapter = Adapter.model_validate({"lora": options})
-    model = attach(tiny.model(**WIDE), adapter, tiny.tokenizer(), seed=0)
-    way = Way(adapter=carried(adapter.family, found))
+    chosen = Adapter.model_validate(adapter)
+    model = attach(tiny.model(**WIDE), chosen, tiny.tokenizer(), seed=0)
+    way = Way(adapter=carried(chosen.family, found))
     policy = Policy(model, tiny.tokenizer(), adapter=NAME, layout="packed")
     check_kept(policy, found, way, False)
 
@@ -148,12 +157,17 @@ def segments_of(batch: Batch) -> Any:
     return packed(batch.trees).segments
 
 
-@pytest.mark.parametrize("kind", ["lora", "prefix", "prompt", "p_tuning", "ia3", {"lora": {"dora": True, "rank": 4}}])
+@pytest.mark.parametrize(
+    "kind", ["lora", "prefix", "prompt", "p_tuning", "ia3", "osf", {"osf": {"kept": 0.8}}, {"lora": {"dora": True}}]
+)
 def test_an_adapters_weights_are_counted_without_it(kind: Any, tmp_path: Path):
     found = anatomy_of(tiny.model(), tmp_path)
     adapter = Adapter.model_validate(kind)
     model = attach(tiny.model(), adapter, tiny.tokenizer(), seed=0)
-    assert carried(adapter.family, found).weights == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    told = carried(adapter.family, found)
+    assert told.weights == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(b.numel() for name, b in model.named_buffers() if "osf" in name)
+    assert told.frozen == frozen
 
 
 def test_by_hand(tmp_path: Path):

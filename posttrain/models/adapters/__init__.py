@@ -5,11 +5,13 @@ from .choice import Adapter, as_recommended
 from .family import NAME, Family
 from .low_rank import LoRA, QLoRA, rate_groups, start_of
 from .scales import IA3
+from .subspace import OSF
 from .virtual import Prefix, Prompt, PTuning
 
 __all__ = [
     "IA3",
     "NAME",
+    "OSF",
     "Adapter",
     "Family",
     "LoRA",

@@ -13,18 +13,20 @@ from posttrain.schema.errors import ModelError
 from .family import Family
 from .low_rank import LowRank, QLoRA
 from .scales import IA3
+from .subspace import OSF
 from .virtual import Prefix, PTuning, Virtual
 
 
 @dataclass(frozen=True)
 class Carried:
     """An adapter's weights; whether a matrix keeps its input for it; the summed width that it keeps beside, a token;
-    whether its base is in four bits."""
+    whether its base is in four bits; how many numbers it holds that are not trained."""
 
     weights: int
     reads: Callable[[Matrix], bool]
     keeps: int = 0
     four_bits: bool = False
+    frozen: int = 0
 
 
 def carried(family: Family, model: Anatomy) -> Carried:
@@ -35,6 +37,8 @@ def carried(family: Family, model: Anatomy) -> Carried:
         case IA3():
             values = model.attended - model.queries
             return Carried(values + model.inner, lambda m: m.is_output and not m.in_attention, values)
+        case OSF():
+            return _subspace(family, model)
         case Prefix():
             return Carried(family.tokens * (model.attended - model.queries), _none)
         case PTuning():
@@ -55,6 +59,16 @@ def _low_rank(family: LowRank, model: Anatomy) -> Carried:
     keeps = sum(family.rank + (2 * m.n_out if family.dora else 0) for m in chosen)
     names = {m.name for m in chosen}
     return Carried(weights, lambda m: m.name in names, keeps, isinstance(family, QLoRA))
+
+
+def _subspace(family: OSF, model: Anatomy) -> Carried:
+    """The weak directions twice, as they are and as they were, and the strong ones of a matrix's longer side."""
+    chosen = [m for m in model.matrices if targets(m, family.targets)]
+    strong = {m.name: int(family.kept * min(m.n_in, m.n_out)) for m in chosen}
+    weak = {m.name: min(m.n_in, m.n_out) - strong[m.name] for m in chosen}
+    weights = sum(weak[m.name] * (m.n_in + m.n_out + 1) for m in chosen)
+    longer = sum(strong[m.name] * max(m.n_in, m.n_out) for m in chosen if m.n_in != m.n_out)
+    return Carried(weights, lambda m: m.name in weak, 2 * sum(weak.values()), frozen=weights + longer)
 
 
 def targets(matrix: Matrix, named: str | Sequence[str]) -> bool:

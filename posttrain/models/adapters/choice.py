@@ -10,6 +10,7 @@ from posttrain.schema.settings import Settings
 from .family import Family
 from .low_rank import LoRA, QLoRA
 from .scales import IA3
+from .subspace import OSF
 from .virtual import Prefix, Prompt, PTuning
 
 
@@ -28,6 +29,8 @@ class Adapter(Settings):
     """Embeddings of virtual tokens."""
     ia3: IA3 | None = None
     """Scales of keys, values and inner activations."""
+    osf: OSF | None = None
+    """Changes of the linear layers that leave their strongest directions alone."""
 
     @model_validator(mode="before")
     @classmethod
