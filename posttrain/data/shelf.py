@@ -13,6 +13,7 @@ Only the numbers of rows and trees are held in memory; tokens come from the page
 import json
 import os
 import shutil
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -30,7 +31,24 @@ SCHEMA = 2
 FILES = {"tokens": 4, "trained": 1, "trees": 4, "rows": 4}  # bytes of a number
 
 
-class Shelf(Sequence[Tree]):
+class Lazy(Sequence[Tree]):
+    """Trees that are read when they are asked for, one by one; a slice of them is as lazy."""
+
+    @overload
+    def __getitem__(self, place: int) -> Tree: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Tree]: ...
+    def __getitem__(self, place: int | slice) -> Tree | Sequence[Tree]:
+        if isinstance(place, slice):
+            return Picked([self], np.arange(len(self))[place])
+        return self._tree(range(len(self))[place])
+
+    @abstractmethod
+    def _tree(self, place: int) -> Tree:
+        """The tree at a place that is there, from 0 on."""
+
+
+class Shelf(Lazy):
     """The trees of a whole shelf, in the order in which they were put there. `facts` came with them; `rows` are those of
     rows.bin and `learnt` the number of learnt tokens of each tree."""
 
@@ -47,14 +65,7 @@ class Shelf(Sequence[Tree]):
     def __len__(self) -> int:
         return len(self._lengths)
 
-    @overload
-    def __getitem__(self, place: int) -> Tree: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Tree]: ...
-    def __getitem__(self, place: int | slice) -> Tree | Sequence[Tree]:
-        if isinstance(place, slice):
-            return tuple(self[i] for i in range(*place.indices(len(self))))
-        place = range(len(self))[place]
+    def _tree(self, place: int) -> Tree:
         start, end = self._starts[place : place + 2]
         ids, trained = self._tokens[start:end].tolist(), self._trained[start:end].astype(bool).tolist()
         ends = list(accumulate(self._lengths[place].tolist()))
@@ -62,7 +73,7 @@ class Shelf(Sequence[Tree]):
         return Tree(tuple(ids[: ends[0]]), branches)
 
 
-class Picked(Sequence[Tree]):
+class Picked(Lazy):
     """Trees of several sequences laid behind each other, in the order of `places`; none is read before it is asked for."""
 
     def __init__(self, parts: Sequence[Sequence[Tree]], places: NDArray[np.int64]) -> None:
@@ -72,13 +83,7 @@ class Picked(Sequence[Tree]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, place: int) -> Tree: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Tree]: ...
-    def __getitem__(self, place: int | slice) -> Tree | Sequence[Tree]:
-        if isinstance(place, slice):
-            return Picked(self._parts, self._places[place])
+    def _tree(self, place: int) -> Tree:
         where = self._places[place]
         which = int(np.searchsorted(self._starts, where, side="right")) - 1
         return self._parts[which][int(where - self._starts[which])]

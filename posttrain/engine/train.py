@@ -31,6 +31,8 @@ from .source import FromRows
 from .speaking import Speaking, first_look
 from .watch import Watch
 
+SHORTEST = 2  # tokens of a text: one to be learnt, and one that it follows
+
 
 @dataclass
 class Begun(Models):
@@ -115,6 +117,11 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
             weights = adapters.attach(weights, self.adapter, tokenizer, job.seed, dress.ids)
         name = adapters.NAME if self.makes_form(model.form) == "adapter" else None
         policy = Policy(weights, tokenizer, dtype=self.dtype, adapter=name, micro_tokens=self.micro_tokens)
+        if policy.context < SHORTEST:
+            raise ModelError(
+                f"The adapter's {policy.n_virtual} virtual tokens leave no room for a text among the "
+                f"{policy.context + policy.n_virtual} tokens that the model reads. Give it fewer `tokens`."
+            )
         if self.offload_activations:
             require_offloading(policy.device)
             policy.offload = True

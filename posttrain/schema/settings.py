@@ -6,7 +6,7 @@ an input; the planner turns it into an artifact before the method runs.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -184,13 +184,23 @@ def problems(settings: type[Settings], values: dict[str, Any]) -> list[tuple[str
 
 
 def _problem(settings: type[Settings], error: Any) -> tuple[str, Problem]:
-    path = ".".join(str(part) for part in error["loc"] if part != "function-before[_as_sources()]")
+    names = [str(part) for part in error["loc"] if part != "function-before[_as_sources()]"]
+    path, before = ".".join(names), "".join(f"{name}." for name in names[:-1])
+    options = _at(settings, names[:-1]).model_fields
     if error["type"] == "extra_forbidden":
-        return path, Problem(f"there is no option {path!r}. {nearest(path, settings.model_fields)}")
+        return path, Problem(f"there is no option {path!r}. {nearest(path, [before + name for name in options])}")
     if error["type"] == "missing":
-        info = settings.model_fields.get(path)
+        info = options.get(names[-1])
         return path, Problem(
             f"the option {path!r} is missing. Write `{path}: …`: {info.description if info else ''}".strip()
         )
     reason = error["msg"].removeprefix("Value error, ")
     return path, Problem(f"{path}: {error['input']!r} does not fit: {reason[0].lower()}{reason[1:]}.")
+
+
+def _at(settings: type[Settings], names: Sequence[str]) -> type[Settings]:
+    """The settings class of a group within a group, as far as the names lead to one."""
+    for name in names:
+        info = settings.model_fields.get(name)
+        settings = next(_groups(info), settings) if info else settings
+    return settings

@@ -41,6 +41,8 @@ def check_refused(done: Done, place: Place, *told: str) -> None:
     ("override", "told"),
     [
         ("sft.learning_rat=1", "there is no option 'learning_rat'. Did you mean 'learning_rate'?"),
+        ("sft.keep={kll: 1}", "there is no option 'keep.kll'. Did you mean 'keep.kl'?"),
+        ("sft.adapter={lora: {rnk: 4}}", "there is no option 'adapter.lora.rnk'. Did you mean 'adapter.lora.rank'?"),
         ("sft.steps=-3", "-3 does not fit: input should be greater than or equal to 1."),
         ("few_shot.from=bse", "no earlier stage is called 'bse'. Did you mean 'base'?"),
         ("sft.data=cht.jsonl", "There is no file 'cht.jsonl'. Did you mean 'chat.jsonl'?"),

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from posttrain.schema.errors import ModelError
 from tests.kinds import KINDS, VIRTUAL, wide
 
 PAIRS = [{"prompt": f"{i}", "chosen": "yes", "rejected": "no"} for i in range(4)]
@@ -47,3 +48,9 @@ def test_virtual_tokens_learn_with_layers_computed_again(workshop, kind):
         for again in (False, True)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", VIRTUAL)
+def test_virtual_tokens_that_leave_no_room_are_refused(workshop, kind):
+    with pytest.raises(ModelError, match=r"The adapter's 9000 virtual tokens leave no room for a text among the \d+"):
+        workshop.run("sft", wide(workshop), workshop.rows(*ANSWERS), adapter={kind: {"tokens": 9000}}, steps=1)
