@@ -5,6 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 LIBRARIES = ("posttrain", "torch", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "could not create a memory")
 
 
 def cores() -> int:
@@ -18,6 +19,11 @@ def memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return 0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an accelerator or the machine had no more memory: torch's allocators say so in words."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in OUT_OF_MEMORY)
 
 
 def versions() -> dict[str, str]:

@@ -15,11 +15,10 @@ from posttrain.data.batch import Batch
 from posttrain.models.policy import Models, Policy
 from posttrain.schema.errors import MachineError
 
+from .environment import is_out_of_memory
 from .job import Job
 
 T = TypeVar("T")
-
-TOLD = ("can't allocate memory", "not enough memory", "out of memory", "could not create a memory")
 
 
 @dataclass
@@ -64,8 +63,3 @@ class Portion:
             "is the same.",
             cure=f"Write `micro_tokens: {self.tokens}`, so that no step is begun twice.",
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an accelerator or the machine had no more memory; a CPU's allocator says so in words alone."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error).lower() for word in TOLD)

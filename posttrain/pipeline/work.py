@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.read import read
+from posttrain.engine.environment import is_out_of_memory
 from posttrain.engine.job import Job
 from posttrain.engine.method import Made
 from posttrain.engine.store import Store
 from posttrain.schema.artifacts import Artifact, Dataset, Model, hash_of
-from posttrain.schema.errors import Problem, UsageError
+from posttrain.schema.errors import MachineError, Problem, UsageError
 from posttrain.schema.settings import keyed
 
 from .plan import Input, Plan, Step
@@ -60,10 +61,22 @@ class Work:
         """The artifact, made now unless another process was quicker. `made_by` becomes one of its facts."""
 
         def work(folder: Path, scratch: Path) -> Made:
-            made = self.step.stage.run(Job(folder, scratch, self.seed, emit, stop), **self.given)
+            try:
+                made = self.step.stage.run(Job(folder, scratch, self.seed, emit, stop), **self.given)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise self._too_large(error) from error
             return replace(made, facts={**made.facts, MADE_BY: made_by})
 
         return store.make(self.key, self.blank, work)
+
+    def _too_large(self, error: BaseException) -> MachineError:
+        said = str(error).partition("\n")[0] or "the machine gave no more"
+        return MachineError(
+            f"{self.step.name!r} ran out of memory ({said}). `posttrain plan` tells what a training takes; a smaller model "
+            "takes less, and so do `adapter: lora` or `optimizer: adamw_8bit`."
+        )
 
 
 def _digest(given: Given) -> str:

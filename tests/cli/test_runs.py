@@ -133,6 +133,7 @@ def test_all_mistakes_are_told_at_once_and_nothing_is_started(posttrain, folder)
     ("override", "code", "told"),
     [
         ("tune.fail=diverge", 1, "error  The loss is not finite at step 3. Lower `strength`."),
+        ("tune.fail=memory", 4, "error  'tune' ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.)."),
         ("tune.fail=crash", 1, "Something unforeseen happened"),
         ("tune.gate={score.accuracy: {at_least: 2}}", 3, "score.accuracy at_least 2 does not hold"),
         ("model=./nothing", 2, "no folder './nothing'"),

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from posttrain.engine.environment import is_out_of_memory
 from posttrain.engine.job import Job
 from posttrain.engine.loop import Steps, fit
-from posttrain.engine.portion import Portion, is_out_of_memory
+from posttrain.engine.portion import Portion
 from posttrain.engine.source import FromRows
 from posttrain.methods.objectives.dpo import DPO
 from posttrain.methods.objectives.sft import SFT
@@ -130,6 +131,7 @@ def test_half_is_of_what_was_computed_and_no_less_than_a_row():
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
+from posttrain.engine.environment import is_out_of_memory
 from posttrain.engine.job import Job
 from posttrain.engine.loop import Steps, fit
 from posttrain.engine.source import FromRows

@@ -45,7 +45,7 @@ class Tune(Stage):
     steps: int = Field(3, ge=1)
     """How many points of a curve are told."""
     fail: str = ""
-    """`diverge`, `stop` or `crash`, to test what follows."""
+    """`diverge`, `stop`, `crash` or `memory`, to test what follows."""
     log_every: Annotated[int, Cosmetic] = 1
     """How often the loss is told."""
 
@@ -57,6 +57,8 @@ class Tune(Stage):
             raise Diverged("The loss is not finite at step 3. Lower `strength`.")
         if self.fail == "crash":
             raise FileExistsError("an error that no method raises on purpose")
+        if self.fail == "memory":
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has too little.")
         if self.fail == "stop" or job.stop():
             raise Stopped("Stopped after step 3; a checkpoint was saved.")
         write_model(job, [model.digest, digests(data), self.strength])
