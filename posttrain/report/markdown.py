@@ -43,8 +43,12 @@ def lead(shown: RunView) -> str:
     if not shown.whole or not shown.whole.changes:
         return f"{ran}."
     change = shown.whole.changes[0]
-    moved = f"{numbers.value(change.before)} → {numbers.value(change.after)}"
-    return f"{ran}: {' → '.join(map(code, shown.trunk))}. {code(change.name)} {moved} ({change.verdict})."
+    costs = f" Worse: {', '.join(map(_moved, shown.costs))}." if shown.costs else ""
+    return f"{ran}: {' → '.join(map(code, shown.trunk))}. {_moved(change)} ({change.verdict}).{costs}"
+
+
+def _moved(change: Change) -> str:
+    return f"{code(change.name)} {numbers.value(change.before)} → {numbers.value(change.after)}"
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:

@@ -75,7 +75,8 @@ class StageView:
 
 @dataclass(frozen=True)
 class RunView:
-    """A run. `whole` compares the base with the last model of the trunk. `problems` are failed stages and gates,
+    """A run. `whole` compares the base with the last model of the trunk, and `costs` are its headline metrics that became
+    worse. `problems` are failed stages and gates,
     `warnings` those of the run and the alerts of its stages."""
 
     record: RunRecord
@@ -86,6 +87,11 @@ class RunView:
     whole: Comparison | None
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
+
+    @property
+    def costs(self) -> tuple[Change, ...]:
+        changes = self.whole.changes[1:] if self.whole else ()
+        return tuple(c for c in changes if c.verdict == "worse" and (c.measure, c.metric) in self.table.columns)
 
 
 def view(record: RunRecord) -> RunView:

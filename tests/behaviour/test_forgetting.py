@@ -43,8 +43,11 @@ def test_bare_training_learns_the_domain_and_forgets(records: list[RunRecord]) -
 
 
 def test_replay_learns_the_domain_and_remembers(records: list[RunRecord]) -> None:
-    assert mean(records, "replayed", "domain") >= 0.55
-    assert mean(records, "replayed", "old_facts") >= 0.80  # the base has 94 %; 90 % are aimed at
+    assert mean(records, "replayed", "domain") >= 0.60
+    assert mean(records, "replayed", "old_facts") >= 0.90
+    for record in records:
+        assert value(record, "replayed", "domain", "exact_match") >= 0.60
+        assert value(record, "replayed", "old_facts", "exact_match") >= 0.87
 
 
 def part(of: str, name: str, start: int, end: int, out: Path) -> str:

@@ -1,5 +1,7 @@
 """The tree, the table and the choice of samples that all reports share."""
 
+from posttrain.report.html import html
+from posttrain.report.markdown import markdown
 from posttrain.report.view import samples, view
 from posttrain.schema.findings import Findings, Graded, Metric
 from posttrain.schema.record import ModelRecord, RunRecord, StageRecord
@@ -89,3 +91,18 @@ def test_at_most_eight_samples_and_none_without_answers(run):
     record = RunRecord("r", "", (StageRecord("b", "sft", "objective", "a", "b", "made"),), tuple(pair))
     assert view(record).stages[0].samples == ()
     assert samples(None) == ()
+
+
+def test_what_became_worse_stands_beside_what_was_won():
+    def found(**values: float) -> dict[str, Findings]:
+        return {
+            name: Findings(name, "benchmark", {"exact_match": Metric(value, 200, value - 0.05, value + 0.05)})
+            for name, value in values.items()
+        }
+
+    before, after = found(domain=0.1, old_facts=0.9, chat=0.5), found(domain=0.9, old_facts=0.2, chat=0.49)
+    models = (ModelRecord("base", "", "", "dense", 1, before), ModelRecord("cpt", "", "", "dense", 1, after))
+    record = RunRecord("r", "", (stage("cpt", "base"),), models)
+    assert [change.name for change in view(record).costs] == ["old_facts.exact_match"]
+    assert "Worse: `old_facts.exact_match` 90.0 % → 20.0 %." in markdown(record)
+    assert "old_facts.exact_match from 90.0 % to 20.0 %." in " ".join(html(record).split())

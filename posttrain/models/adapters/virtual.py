@@ -79,7 +79,7 @@ class PTuning(Virtual):
     """P-tuning: embeddings before every text, made by a small network that is not kept."""
 
     times: ClassVar[float] = 1000.0
-    recommended: ClassVar[Mapping[str, Any]] = {"batch_size": 8, "epochs": 12}
+    recommended: ClassVar[Mapping[str, Any]] = {"batch_size": 8, "epochs": 20}
 
     hidden: int = Field(64, ge=1)
     """Width of the network that makes the embeddings."""
