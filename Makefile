@@ -1,5 +1,6 @@
 # make demo    install into .venv, then run the quick start: ends in a before/after report (no network at run time)
 # make test    the whole test suite
+# make effects what training brings, over three seeds: `make test` shows it on one
 # make check   format, lint, types, fast tests: under two minutes
 # make bench   speed and memory against TRL
 #
@@ -23,7 +24,7 @@ RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 # Each worker gets one thread, so that two of them share two cores fairly.
 PYTEST := $(RUN) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test effects check bench clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -33,6 +34,9 @@ demo: .venv/installed
 
 test: .venv/installed-test
 	$(PYTEST)
+
+effects: .venv/installed-test
+	SEEDS=3 $(PYTEST) tests/behaviour
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""A new domain is learnt; without replay the old facts go, with it they stay. Test splits, three seeds, steps matched.
+"""A new domain is learnt; without replay the old facts go, with it they stay. Test splits, steps matched.
 
 On real weights the budget holds general perplexity while the domain's still falls by half.
 """
@@ -11,9 +11,9 @@ import pytest
 import posttrain as pt
 from posttrain import recipes
 from posttrain.schema.record import RunRecord
+from tests.behaviour.seeds import SEEDS
 
 pytestmark = pytest.mark.slow
-SEEDS = (0, 1, 2)
 SHARED = Path(__file__).parents[3] / "shared"
 
 

@@ -15,9 +15,9 @@ import posttrain as pt
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
 from tests import tiny
+from tests.behaviour.seeds import SEEDS
 
 pytestmark = pytest.mark.slow
-SEEDS = (0, 1, 2)
 
 
 def words() -> list[str]:
