@@ -7,7 +7,7 @@ a plain step is orthogonal to every strong direction; AdamW rescales it number b
 roughly. Trained are all weak directions: far more weights than LoRA has.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 class OSF(Family):
     """Changes of linear layers that leave their strongest directions alone."""
+
+    times: ClassVar[float] = 10.0  # a step in U moves W in proportion to a small S
 
     kept: float = Field(0.5, ge=0.1, le=0.99)
     """Share of every layer's singular directions, the strongest first, that stays as it is; more forgets less."""
