@@ -146,6 +146,15 @@ def test_figures_show_what_is_known():
     assert clock(3599.7) == "1:00:00"
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as a terminal has it: a shell's background jobs begin with it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_the_first_signal_asks_and_the_second_quits():
     told: list[str] = []
     with stoppable(told.append) as stop:
