@@ -52,5 +52,5 @@ def test_virtual_tokens_learn_with_layers_computed_again(workshop, kind):
 
 @pytest.mark.parametrize("kind", VIRTUAL)
 def test_virtual_tokens_that_leave_no_room_are_refused(workshop, kind):
-    with pytest.raises(ModelError, match=r"The adapter's 9000 virtual tokens leave no room for a text among the \d+"):
-        workshop.run("sft", wide(workshop), workshop.rows(*ANSWERS), adapter={kind: {"tokens": 9000}}, steps=1)
+    with pytest.raises(ModelError, match=r"The adapter's 512 virtual tokens leave no room for a text among the \d+"):
+        workshop.run("sft", wide(workshop), workshop.rows(*ANSWERS), adapter={kind: {"tokens": 512}}, steps=1)
