@@ -23,7 +23,7 @@ from .trees import Grown, grown, none_left
 
 SAMPLE = 200
 
-Look = Callable[[Sequence[Row]], None]
+Look = Callable[[Sequence[Row]], object]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from pydantic import create_model, model_validator
 
+from posttrain.data.chat import ChatFormat
 from posttrain.data.dressing import added
-from posttrain.data.planting import Planted, picked, shape_of, shelved
+from posttrain.data.planting import Look, Planted, picked, shape_of, shelved
 from posttrain.data.templates import name_of
 from posttrain.functional.layout import Tree
 from posttrain.models import adapters
@@ -145,15 +146,8 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         return reference
 
     def _rows(self, model: Model, policy: Policy, data: tuple[Dataset, ...], job: Job) -> Planted:
-        def look(rows: Sequence[Row]) -> None:
-            first_look(rows, form, longest, job)
-
-        form, longest = load_format(model, policy.tokenizer), min(self.max_length, policy.context)
-        shelves = [
-            shelved(dataset, self.objective.reads, form, longest, job.scratch / f"data-{n}", look)
-            for n, dataset in enumerate(data)
-        ]
-        planted = picked(shelves, [each.weight for each in data], [each.epochs for each in data], job.seed)
+        form, longest = self._reading(model, policy)
+        planted = self._planted("data", data, (), form, longest, job, lambda rows: first_look(rows, form, longest, job))
         for line in planted.decisions:
             job.note(line)
         if planted.dropped or planted.cut:
@@ -166,15 +160,32 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         """The rows of every other input as trees; none for one that is left out. Plain text stands for any other rows
         in a budget, and for conversations in a batch."""
         text = {"forget.on": (Text,), "keep.replay.data": (Text,) if self.objective.reads is Conversation else ()}
-        form, longest = load_format(model, policy.tokenizer), min(self.max_length, policy.context)
-        found: dict[str, Sequence[Tree]] = {}
-        for name in ("keep.replay.data", "forget.on", "stop_early.on"):
-            shelves = []
-            for n, dataset in enumerate(inputs.get(name, ())):
-                shape = shape_of(dataset, (self.objective.reads, *text.get(name, ())))
-                shelves.append(shelved(dataset, shape, form, longest, job.scratch / f"{name}-{n}", lambda rows: None))
-            found[name] = picked(shelves, [None] * len(shelves), [1] * len(shelves), job.seed).trees if shelves else ()
-        return found
+        how = self._reading(model, policy)
+        return {
+            name: self._planted(name, inputs[name], text.get(name, ()), *how, job).trees if name in inputs else ()
+            for name in ("keep.replay.data", "forget.on", "stop_early.on")
+        }
+
+    def _reading(self, model: Model, policy: Policy) -> tuple[ChatFormat, int]:
+        """How rows become tokens, and how many of them a text may have."""
+        return load_format(model, policy.tokenizer), min(self.max_length, policy.context)
+
+    def _planted(
+        self,
+        name: str,
+        data: tuple[Dataset, ...],
+        or_else: tuple[type[Row], ...],
+        form: ChatFormat,
+        longest: int,
+        job: Job,
+        look: Look = lambda rows: None,
+    ) -> Planted:
+        """The rows of one input, of the objective's own shape or another, mixed as its sets say."""
+        shelves = []
+        for n, dataset in enumerate(data):
+            shape = shape_of(dataset, (self.objective.reads, *or_else))
+            shelves.append(shelved(dataset, shape, form, longest, job.scratch / f"{name}-{n}", look))
+        return picked(shelves, [each.weight for each in data], [each.epochs for each in data], job.seed)
 
     def _remembered(
         self, start: Policy | None, asked: Sequence[Sequence[Tree]], often: bool

@@ -76,8 +76,7 @@ class StageView:
 @dataclass(frozen=True)
 class RunView:
     """A run. `whole` compares the base with the last model of the trunk, and `costs` are its headline metrics that became
-    worse. `problems` are failed stages and gates,
-    `warnings` those of the run and the alerts of its stages."""
+    worse. `problems` are failed stages and gates, `warnings` those of the run and the alerts of its stages."""
 
     record: RunRecord
     table: Table

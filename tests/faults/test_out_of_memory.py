@@ -131,7 +131,6 @@ def test_half_is_of_what_was_computed_and_no_less_than_a_row():
 LIMITED = """
 import json, resource, sys
 from pathlib import Path
-from posttrain.engine.environment import is_out_of_memory
 from posttrain.engine.job import Job
 from posttrain.engine.loop import Steps, fit
 from posttrain.engine.source import FromRows

@@ -306,3 +306,15 @@ def test_the_share_that_is_trained_is_of_all_weights(base: Model):
     """Weights in four bits stand two to a byte and count all the same."""
     dense = load_weights(base)
     assert adapters.n_weights(load_weights(base, four_bits=True)) == sum(p.numel() for p in dense.parameters())
+
+
+def test_what_osf_cannot_adapt_is_refused():
+    narrow = tiny.model(hidden_size=16, intermediate_size=8)
+    for options, why in (
+        ({"kept": 0.1}, "too narrow to keep 10% of"),
+        ({"targets": ["q_proj", "nothing"]}, "no layers called"),
+    ):
+        with pytest.raises(ModelError, match=why):
+            attach(narrow, Adapter.model_validate({"osf": options}), tiny.tokenizer(), seed=0)
+    with pytest.raises(ModelError, match="Conv1D"):
+        attach(tiny.model("gpt2"), Adapter.model_validate("osf"), tiny.tokenizer(), seed=0)

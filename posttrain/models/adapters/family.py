@@ -55,6 +55,15 @@ def names_a_layer(model: "PreTrainedModel", target: str) -> bool:
     return any(name == target or name.endswith(f".{target}") for name, _ in model.named_modules())
 
 
+def target_modules(model: "PreTrainedModel", targets: str | tuple[str, ...]) -> str | list[str]:
+    """Targets as PEFT takes them. Raises ModelError when one of several names no layer."""
+    if isinstance(targets, str):
+        return targets
+    if not all(names_a_layer(model, target) for target in targets):
+        raise no_such_layers(model, ", ".join(targets))
+    return list(targets)
+
+
 def no_such_layers(model: "PreTrainedModel", targets: object) -> ModelError:
     """The error for targets that name nothing in this model."""
     there = ", ".join(linear_layers(model))

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from .family import NAME, Family, names_a_layer, no_such_layers, task_of
+from .family import NAME, Family, target_modules, task_of
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -47,12 +47,10 @@ class LowRank(Family):
     def config(self, model: "PreTrainedModel") -> "LoraConfig":
         from peft import LoraConfig
 
-        if not isinstance(self.targets, str) and not all(names_a_layer(model, target) for target in self.targets):
-            raise no_such_layers(model, ", ".join(self.targets))
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha or 2 * self.rank,  # type: ignore[arg-type]  # PEFT computes with any number
-            target_modules=self.targets if isinstance(self.targets, str) else list(self.targets),
+            target_modules=target_modules(model, self.targets),
             use_rslora=self.rslora,
             use_dora=self.dora,
             task_type=task_of(model),

@@ -7,13 +7,15 @@ a plain step is orthogonal to every strong direction; AdamW rescales it number b
 roughly. Trained are all weak directions: far more weights than LoRA has.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
+from torch import nn
 
 from posttrain.schema.errors import ModelError
 
-from .family import Family, task_of
+from .family import Family, target_modules, task_of
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -39,5 +41,16 @@ class OSF(Family):
                 "PEFT takes no orthogonal subspace of this model's layers, which are stored the other way round (Conv1D). "
                 "Use `adapter: lora`, or hold on with `keep: {replay: …}`."
             )
-        targets = self.targets if isinstance(self.targets, str) else list(self.targets)
-        return OSFConfig(effective_rank=self.kept, target_modules=targets, task_type=task_of(model))
+        if narrow := [name for name, width in _widths(model) if int(self.kept * width) < 1]:
+            raise ModelError(f"{narrow[0]} is too narrow to keep {self.kept:.0%} of its directions. Raise `kept`.")
+        return OSFConfig(
+            effective_rank=self.kept, target_modules=target_modules(model, self.targets), task_type=task_of(model)
+        )
+
+
+def _widths(model: "PreTrainedModel") -> Iterator[tuple[str, int]]:
+    """The number of singular directions of every linear layer but the head."""
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and module is not head:
+            yield name, min(module.weight.shape)

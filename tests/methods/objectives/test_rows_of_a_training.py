@@ -78,3 +78,22 @@ def test_a_resumed_run_reads_nothing_again(workshop: Any, tmp_path: Path, monkey
         run("stopped", stop=True)
     next(data.path.glob("*.jsonl")).unlink()
     assert run("resumed") == whole
+
+
+def test_a_meaningless_set_stops_the_stage_whatever_it_is_mixed_with(workshop: Any):
+    good = workshop.rows(*CHATS)[0]
+    unlearnt = workshop.rows(*({"input_ids": [5, 6, n], "labels": [-100] * 3} for n in range(7, 11)))[0]
+    for data in ((unlearnt,), (good, unlearnt)):
+        with pytest.raises(DataError, match=r"Of 4 rows that were looked at, nothing is learnt from any row"):
+            workshop.run("sft", workshop.model(), data, steps=1)
+
+
+def test_what_is_replayed_is_mixed_as_its_sets_say(workshop: Any, tmp_path: Path):
+    """A set of weight 0.9 beside one of 0.1: most of what is replayed comes from it."""
+    many = workshop.rows(*({"text": f"a {n}"} for n in range(18)))[0].read_as({"weight": 0.9})
+    few = workshop.rows(*({"text": f"b {n}"} for n in range(18)))[0].read_as({"weight": 0.1})
+    (data,), model = workshop.rows(*CHATS), workshop.model()
+    stage = workshop.stage("sft", (data,), keep={"replay": {"data": "given"}})
+    policy = stage._policy(model, Job(tmp_path, tmp_path))
+    general = stage._beside(model, policy, {"keep.replay.data": (many, few)}, Job(tmp_path, tmp_path))
+    assert len(general["keep.replay.data"]) == 20
