@@ -35,8 +35,9 @@ demo: .venv/installed
 test: .venv/installed-test
 	$(PYTEST)
 
+# The tests of a file share their runs, so one worker takes the whole file.
 effects: .venv/installed-test
-	SEEDS=3 $(PYTEST) tests/behaviour
+	SEEDS=3 $(PYTEST) --dist loadfile tests/behaviour
 
 check: .venv/installed-dev
 	$(BIN)/ruff format --check .
