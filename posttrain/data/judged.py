@@ -9,11 +9,10 @@ steps              prompt, steps, labels                       every step of a s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from math import isnan
 from typing import Any
 
-from posttrain.schema.rows import Labelled, Message, Messages, Pair, Tools
+from posttrain.schema.rows import Labelled, Message, Messages, Pair, Ranked
 
 from .cells import Cells, LeftOut, answered, asked, prompt_of, with_system
 from .record import NotReadable, shown, text_of
@@ -42,25 +41,6 @@ DOWN = (
 THUMBS = dict.fromkeys(UP, True) | dict.fromkeys(DOWN, False)
 STEP_END = "\n"
 """What stands between the steps of a solution."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """Answers to one prompt, best first; equal grades are equally good."""
-
-    prompt: Messages
-    answers: tuple[Messages, ...]
-    grades: tuple[float, ...]
-    tools: Tools = ()
-
-    def pairs(self) -> tuple[Pair, ...]:
-        """All pairs of which one is better."""
-        judged = zip(self.answers, self.grades, strict=True)
-        return tuple(
-            Pair(self.prompt, better, worse, tools=self.tools)
-            for (better, high), (worse, low) in combinations(judged, 2)
-            if high != low
-        )
 
 
 @dataclass(frozen=True, slots=True)

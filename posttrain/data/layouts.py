@@ -16,7 +16,7 @@ token ids              ids (labels, masks); or prompt_ids, chosen_ids, rejected_
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from posttrain.schema.rows import Conversation, Labelled, Messages, Pair, Prompt, Row, Text
+from posttrain.schema.rows import Conversation, Labelled, Messages, Pair, Prompt, Ranked, Row, Text
 
 from . import judged, tokens
 from .cells import Cells, asked, prompt_of
@@ -29,7 +29,7 @@ TOLD = ("tools", "template_options")
 ASIDE = ("answer", "plain", "task")
 """Roles that ask for nothing by themselves; a row of any layout may have them."""
 
-Nature = Row | judged.Ranked | judged.Steps
+Nature = Row | judged.Steps
 
 
 @dataclass(frozen=True)
@@ -86,21 +86,21 @@ LAYOUTS = (
         "preferences",
         _sets("chosen rejected"),
         ("messages", *PROMPT, "chosen", "rejected", "margin", "tools"),
-        (Pair, Labelled, Conversation, Prompt),
+        (Pair, Ranked, Labelled, Conversation, Prompt),
         judged.pair,
     ),
     Layout(
         "rejected answers",
         _sets("messages rejected"),
         ("messages", "system", "rejected", "margin", "tools"),
-        (Pair, Labelled, Conversation, Prompt),
+        (Pair, Ranked, Labelled, Conversation, Prompt),
         judged.rejected_beside_messages,
     ),
     Layout(
         "ranked answers",
         _sets("prompt answers"),
         (*PROMPT, "answers", "scores", "tools"),
-        (Pair, Conversation, Prompt),
+        (Pair, Ranked, Conversation, Prompt),
         judged.ranked,
     ),
     Layout("steps", _sets("prompt steps labels"), (*PROMPT, "steps", "labels"), (Labelled, Conversation), judged.steps),
@@ -132,7 +132,7 @@ LAYOUTS = (
         "token ids",
         _sets("prompt_ids chosen_ids rejected_ids"),
         ("prompt_ids", "chosen_ids", "rejected_ids"),
-        (Pair,),
+        (Pair, Ranked),
         tokens.tokenised_pair,
     ),
 )

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.schema.errors import DataError
-from posttrain.schema.rows import Conversation, Labelled, Messages, Pair, Prompt, Row, Text, prompt_messages
+from posttrain.schema.rows import Conversation, Labelled, Messages, Pair, Prompt, Ranked, Row, Text, prompt_messages
 
 from .cells import Cells, LeftOut, asked
 from .columns import ALIASES, Roles, filled, find_roles, given_roles, is_pattern, named
-from .judged import Ranked, Steps, are_lists, thumb
+from .judged import Steps, are_lists, thumb
 from .layouts import ASIDE, LAYOUTS, Layout, Nature
 from .record import NotReadable
 from .tools import tools_of
@@ -64,6 +64,19 @@ def _as_pair(row: Nature, cells: Cells) -> tuple[Row, ...]:
     return _itself(row, "it has no second answer")
 
 
+def _as_ranked(row: Nature, cells: Cells) -> tuple[Row, ...]:
+    match row:
+        case Pair(margin=float(margin)) if margin <= 0:
+            raise LeftOut("the chosen answer is not better: its margin is not above 0")
+        case Pair(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, tools=tools):
+            return (Ranked(prompt, (chosen, rejected), (1.0 if margin is None else margin, 0.0), tools),)
+        case Ranked(grades=grades) if len(set(grades)) > 1:
+            return (row,)
+        case Ranked():
+            raise LeftOut("all answers are equally good")
+    return _itself(row, "it has no second answer")
+
+
 def _as_prompt(row: Nature, cells: Cells) -> tuple[Row, ...]:
     answer = _last_answer(row) if cells.get("answer") is None else cells.text("answer")
     plain = None if cells.get("plain") is None else cells.text("plain")
@@ -94,6 +107,7 @@ CONVERSIONS: dict[type[Row], Callable[[Nature, Cells], tuple[Row, ...]]] = {
     Labelled: _as_labelled,
     Prompt: _as_prompt,
     Pair: _as_pair,
+    Ranked: _as_ranked,
     Text: _as_text,
 }
 
@@ -162,6 +176,7 @@ NEEDED: dict[type[Row], tuple[str, tuple[str, ...]]] = {
     Text: ("text", ("text",)),
     Conversation: ("messages, or prompt and completion", ("prompt", "completion")),
     Pair: ("chosen and rejected, with prompt or messages", ("prompt", "chosen", "rejected")),
+    Ranked: ("prompt and answers, best first, or chosen and rejected", ("prompt", "answers")),
     Labelled: ("prompt, completion and label (true or false)", ("prompt", "completion", "label")),
     Prompt: ("prompt or messages", ("prompt", "answer")),
 }

@@ -3,7 +3,9 @@ resumed run.
 
     tokens.bin    int32, all token ids behind each other       prompt | branch | branch | prompt | ...
     trained.bin   uint8, equally long: 1 where a token is learnt
-    trees.bin     int32, for each tree the tokens learnt in it, then the lengths of prompt, branch, branch, ...
+    trees.bin     int32, for each tree the tokens learnt in it, and of how many pieces it is: a prompt and its branches
+    pieces.bin    int32, the length of each piece of each tree
+    grades.bin    float32, for each piece what its row says that it is worth, NaN where it says nothing
     rows.bin      int32, for each row its trees (0: dropped), whether it was cut, whether it became several
     shelf.json    written last: without it the shelf is not whole and is filled anew
 
@@ -16,6 +18,7 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
+from math import isnan
 from pathlib import Path
 from typing import Any, overload
 
@@ -27,8 +30,8 @@ from posttrain.functional.layout import Branch, Tree
 from .trees import Grown
 
 WHOLE = "shelf.json"
-SCHEMA = 2
-FILES = {"tokens": 4, "trained": 1, "trees": 4, "rows": 4}  # bytes of a number
+SCHEMA = 3
+FILES = {"tokens": 4, "trained": 1, "trees": 4, "pieces": 4, "grades": 4, "rows": 4}  # bytes of a number
 
 
 class Lazy(Sequence[Tree]):
@@ -57,19 +60,26 @@ class Shelf(Lazy):
         self.facts: dict[str, Any] = said["facts"]
         self._tokens = np.memmap(folder / "tokens.bin", np.int32, "r")
         self._trained = np.memmap(folder / "trained.bin", np.uint8, "r")
-        trees = np.fromfile(folder / "trees.bin", np.int32).reshape(said["trees"], -1)
-        self.learnt, self._lengths = trees[:, 0], trees[:, 1:]
+        self.learnt, n_pieces = np.fromfile(folder / "trees.bin", np.int32).reshape(said["trees"], 2).T
+        self._pieces = np.fromfile(folder / "pieces.bin", np.int32)
+        self._grades = np.fromfile(folder / "grades.bin", np.float32)
         self.rows = np.fromfile(folder / "rows.bin", np.int32).reshape(-1, 3)
-        self._starts = np.concatenate([[0], self._lengths.sum(1, dtype=np.int64).cumsum()])
+        self._first = np.concatenate([[0], n_pieces.cumsum(dtype=np.int64)])  # piece of each tree
+        self._starts = np.concatenate([[0], self._pieces.cumsum(dtype=np.int64)])[self._first]
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self.learnt)
 
     def _tree(self, place: int) -> Tree:
         start, end = self._starts[place : place + 2]
         ids, trained = self._tokens[start:end].tolist(), self._trained[start:end].astype(bool).tolist()
-        ends = list(accumulate(self._lengths[place].tolist()))
-        branches = tuple(Branch(tuple(ids[a:b]), tuple(trained[a:b])) for a, b in pairwise(ends))
+        pieces = slice(*self._first[place : place + 2])
+        ends = list(accumulate(self._pieces[pieces].tolist()))
+        grades = [None if isnan(grade) else grade for grade in self._grades[pieces].tolist()[1:]]
+        branches = tuple(
+            Branch(tuple(ids[a:b]), tuple(trained[a:b]), grade)
+            for (a, b), grade in zip(pairwise(ends), grades, strict=True)
+        )
         return Tree(tuple(ids[: ends[0]]), branches)
 
 
@@ -90,8 +100,8 @@ class Picked(Lazy):
 
 
 def fill(folder: Path, rows: Iterable[Grown], facts: Mapping[str, Any] | None = None) -> Shelf:
-    """Puts rows, all of whose trees have the same number of branches, on a shelf. `facts` may be filled while the rows
-    are drawn: they are written last. What a killed run left half filled is written over, and an error leaves nothing."""
+    """Puts rows on a shelf. `facts` may be filled while the rows are drawn: they are written last. What a killed run left
+    half filled is written over, and an error leaves nothing."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -106,9 +116,9 @@ def fill(folder: Path, rows: Iterable[Grown], facts: Mapping[str, Any] | None = 
 
 
 def _write(folder: Path, rows: Iterable[Grown]) -> int:
-    """The four files; returns the number of trees."""
+    """The files of numbers; returns the number of trees."""
     n_trees = 0
-    tokens, trained, trees, kept = files = [(folder / f"{name}.bin").open("wb") for name in FILES]
+    tokens, trained, trees, lengths, grades, kept = files = [(folder / f"{name}.bin").open("wb") for name in FILES]
     try:
         for row in rows:
             n_trees += len(row.trees)
@@ -118,7 +128,9 @@ def _write(folder: Path, rows: Iterable[Grown]) -> int:
                 flags = bytes(_joined([(False,) * len(tree.prompt), *(branch.trained for branch in tree.branches)]))
                 tokens.write(np.fromiter(_joined(pieces), np.int32).tobytes())
                 trained.write(flags)
-                trees.write(np.array([sum(flags), *map(len, pieces)], np.int32).tobytes())
+                trees.write(np.array([sum(flags), len(pieces)], np.int32).tobytes())
+                lengths.write(np.array(list(map(len, pieces)), np.int32).tobytes())
+                grades.write(np.array([None, *(branch.grade for branch in tree.branches)], np.float32).tobytes())
         for file in files:
             file.flush()
             os.fsync(file.fileno())
@@ -134,9 +146,9 @@ def found(folder: Path) -> Shelf | None:
         if json.loads((folder / WHOLE).read_text(encoding="utf-8"))["schema"] != SCHEMA:
             return None
         shelf = Shelf(folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
-    wanted = {"tokens": shelf._starts[-1], "trained": shelf._starts[-1]}
+    wanted = {"tokens": shelf._starts[-1], "trained": shelf._starts[-1], "grades": shelf._first[-1]}
     whole = all((folder / f"{name}.bin").stat().st_size == n * FILES[name] for name, n in wanted.items())
     return shelf if whole and len(shelf) == shelf.rows[:, 0].sum() else None
 

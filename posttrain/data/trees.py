@@ -9,7 +9,18 @@ from dataclasses import dataclass
 
 from posttrain.functional.layout import Branch, Tree
 from posttrain.schema.errors import DataError
-from posttrain.schema.rows import Conversation, Pair, Row, Text, Tokenised, TokenisedPair
+from posttrain.schema.rows import (
+    Conversation,
+    Labelled,
+    Messages,
+    Pair,
+    Ranked,
+    Row,
+    Text,
+    Tokenised,
+    TokenisedPair,
+    Tools,
+)
 
 from .chat import ChatFormat, Tokens
 
@@ -65,11 +76,11 @@ def _grow(row: Row, form: ChatFormat, max_length: int) -> Iterator[Tree]:
         case Conversation():
             yield from map(_learn, form.conversations(row))
         case Pair(prompt=prompt, chosen=chosen, rejected=rejected, tools=tools):
-            asked, good = form.answer(prompt, chosen, tools)
-            asked_again, bad = form.answer(prompt, rejected, tools)
-            if asked != asked_again:
-                raise DataError("The chat template renders one prompt in two ways, so its answers cannot share it.")
-            yield Tree(tuple(asked), (_all_trained(good), _all_trained(bad)))
+            yield _sharing(prompt, (chosen, rejected), (1.0, 0.0), tools, form)
+        case Ranked(prompt=prompt, answers=answers, grades=grades, tools=tools):
+            yield _sharing(prompt, answers, grades, tools, form)
+        case Labelled(prompt=prompt, completion=completion, good=good, tools=tools):
+            yield _sharing(prompt, (completion,), (float(good),), tools, form)
         case Tokenised(ids=ids, trained=trained):
             if form.apart and all(trained[1:]):
                 raise DataError(
@@ -79,10 +90,22 @@ def _grow(row: Row, form: ChatFormat, max_length: int) -> Iterator[Tree]:
             tokens = Tokens(_known(ids, form), trained)
             yield from _pieces(tokens, max_length) if all(trained[1:]) else (_learn(tokens),)
         case TokenisedPair(prompt=ids, chosen=chosen, rejected=rejected):
-            branches = tuple(_all_trained(_known(answer, form)) for answer in (chosen, rejected))
+            branches = (_all_trained(_known(chosen, form), 1.0), _all_trained(_known(rejected, form), 0.0))
             yield Tree(_known(ids, form), branches)
         case _:
             raise DataError(f"Rows of shape {type(row).__name__} hold no answer to learn.")
+
+
+def _sharing(
+    prompt: Messages, answers: Sequence[Messages], grades: Sequence[float | None], tools: Tools, form: ChatFormat
+) -> Tree:
+    """Answers as the branches of their one prompt, with what they are worth."""
+    rendered = [form.answer(prompt, answer, tools) for answer in answers]
+    asked = rendered[0][0]
+    if any(again != asked for again, _ in rendered):
+        raise DataError("The chat template renders one prompt in two ways, so its answers cannot share it.")
+    branches = (_all_trained(said, grade) for (_, said), grade in zip(rendered, grades, strict=True))
+    return Tree(tuple(asked), tuple(branches))
 
 
 def _known(ids: tuple[int, ...], form: ChatFormat) -> tuple[int, ...]:
@@ -110,9 +133,9 @@ def _pieces(tokens: Tokens, max_length: int) -> Iterator[Tree]:
         yield _learn(Tokens(tokens.ids[piece], (False, *tokens.trained[piece][1:])))
 
 
-def _all_trained(ids: Iterable[int]) -> Branch:
+def _all_trained(ids: Iterable[int], grade: float | None = None) -> Branch:
     tokens = tuple(ids)
-    return Branch(tokens, (True,) * len(tokens))
+    return Branch(tokens, (True,) * len(tokens), grade)
 
 
 def length(tree: Tree, apart: bool) -> int:
@@ -125,5 +148,5 @@ def _shorten(tree: Tree, max_length: int, apart: bool) -> Tree | None:
     """The tree within `max_length`, or None when one of its answers has nothing left to learn."""
     n = len(tree.prompt)
     room = max_length * (n <= max_length) if apart else max(max_length - n, 0)
-    branches = tuple(Branch(branch.tokens[:room], branch.trained[:room]) for branch in tree.branches)
+    branches = tuple(Branch(branch.tokens[:room], branch.trained[:room], branch.grade) for branch in tree.branches)
     return Tree(tree.prompt, branches) if all(any(branch.trained) for branch in branches) else None

@@ -11,32 +11,36 @@ import torch
 from torch import Tensor
 
 from posttrain.data.batch import Batch
-from posttrain.functional.layout import Tree
+from posttrain.functional.layout import Tree, answer_order
 from posttrain.models.policy import Policy
 
 AT_ONCE = 4096  # rows in memory
 
 
 class Remembered:
-    """Answers `answer_logps` for the trees it has seen, without the model: (trees, branches) numbers and a name for each
+    """Answers `answer_logps` for the trees it has seen, without the model: a number for each answer and a name for each
     tree are all it keeps."""
 
     def __init__(self, reference: Policy, *asked: Sequence[Tree]) -> None:
-        names: list[bytes] = []
-        logps = []
+        self._row: dict[tuple[bytes, int], int] = {}
+        logps: list[Tensor] = []
+        n = 0
         for trees in asked:
             for start in range(0, len(trees), AT_ONCE):
                 some = Batch(tuple(trees[start : start + AT_ONCE]))
+                names = list(map(_name, some.trees))
+                places = [(names[tree], branch) for _, tree, branch in answer_order(some.trees)]
                 with torch.no_grad():
-                    logps.append(reference.answer_logps(some).view(some.n_branches, -1))
-                names += map(_name, some.trees)
-        self._row = {name: row for row, name in enumerate(names)}
-        self._logps = torch.cat(logps, dim=1)
+                    logps.append(reference.answer_logps(some))
+                self._row |= {place: n + answer for answer, place in enumerate(places)}
+                n += len(places)
+        self._logps = torch.cat(logps)
 
     def answer_logps(self, batch: Batch) -> Tensor:
         """(B,): what the reference gave for the batch's answers. Raises KeyError for a tree it has not seen."""
-        rows = torch.tensor([self._row[_name(tree)] for tree in batch.trees], device=self._logps.device)
-        return self._logps[:, rows].flatten()
+        names = list(map(_name, batch.trees))
+        rows = [self._row[names[tree], branch] for _, tree, branch in answer_order(batch.trees)]
+        return self._logps[torch.tensor(rows, device=self._logps.device)]
 
 
 def _name(tree: Tree) -> bytes:

@@ -17,10 +17,12 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """One completion. `trained` says which of its tokens are learnt."""
+    """One completion. `trained` says which of its tokens are learnt; `grade` is what its row says that it is worth, where
+    a row does: 1 or 0 for a thumb, a place or a score among ranked answers."""
 
     tokens: tuple[int, ...]
     trained: tuple[bool, ...]
+    grade: float | None = None
 
     def n_trained(self) -> int:
         return sum(self.trained)
@@ -53,7 +55,8 @@ class Segment:
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Rows of token ids and, for each trained token, the flat place of the hidden state that predicts it, the token,
-    and its answer. `segments` is empty for padded rows; `lengths` are the true lengths of the rows."""
+    and its answer; for each answer the place of its last token. `segments` is empty for padded rows; `lengths` are the
+    true lengths of the rows."""
 
     rows: list[list[int]]
     positions: list[list[int]]
@@ -62,14 +65,18 @@ class Layout:
     predict_at: list[int]
     targets: list[int]
     answers: list[int]
+    ends: list[int]
 
 
 def answer_order(trees: Sequence[Tree]) -> Iterator[tuple[int, int, int]]:
-    """(answer, tree, branch) in the order in which every per-answer value is kept."""
-    n_branches = len(trees[0].branches) if trees else 0
-    for branch in range(n_branches):
-        for tree in range(len(trees)):
-            yield branch * len(trees) + tree, tree, branch
+    """(answer, tree, branch) in the order in which every per-answer value is kept; trees may have unlike numbers of
+    branches."""
+    answer = 0
+    for branch in range(max((len(tree.branches) for tree in trees), default=0)):
+        for t, tree in enumerate(trees):
+            if branch < len(tree.branches):
+                yield answer, t, branch
+                answer += 1
 
 
 def packed(trees: Sequence[Tree]) -> Layout:
@@ -91,7 +98,7 @@ def packed(trees: Sequence[Tree]) -> Layout:
             alone = len(tree.branches) == 1
             segments.append(Segment(root, len(ids)) if alone else Segment(start, len(ids), root, root + n))
             places[t, b] = (start, root + n - 1)
-    layout = Layout([ids], [positions], [len(ids)], segments, [], [], [])
+    layout = Layout([ids], [positions], [len(ids)], segments, [], [], [], [])
     for answer, t, b in answer_order(trees):
         start, before = places[t, b]
         _collect(layout, answer, trees[t].branches[b], start, before)
@@ -122,7 +129,7 @@ def filled(layout: Layout, pad: int) -> Layout:
 def padded(trees: Sequence[Tree], pad: int) -> Layout:
     """A row for each answer, filled up with `pad` on the right."""
     width = max((tree.longest_path() for tree in trees), default=0)
-    layout = Layout([], [], [], [], [], [], [])
+    layout = Layout([], [], [], [], [], [], [], [])
     for answer, t, b in answer_order(trees):
         path = trees[t].prompt + trees[t].branches[b].tokens
         layout.rows.append([*path, *[pad] * (width - len(path))])
@@ -141,6 +148,7 @@ def _collect(layout: Layout, answer: int, branch: Branch, start: int, before: in
             layout.predict_at.append(start + i - 1 if i else before)
             layout.targets.append(token)
             layout.answers.append(answer)
+    layout.ends.append(start + len(branch.tokens) - 1 if branch.tokens else before)
 
 
 def split_by_tokens(trees: Sequence[Tree], budget: int) -> list[list[int]]:

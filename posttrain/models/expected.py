@@ -20,12 +20,14 @@ class Expected(NamedTuple):
     targets: Tensor
     answers: Tensor
 
-    def logps(self) -> Tensor:
-        """(N,): log-probability of each token that came, in nats."""
+    def logps(self, temperature: float = 1.0) -> Tensor:
+        """(N,): log-probability of each token that came, in nats, with logits divided by the temperature."""
         n = len(self.answers)
         if isinstance(self.before, Tensor):
-            return plain_logps(self.before, self.targets)[:n]
+            return plain_logps(self.before / temperature, self.targets)[:n]
         hidden, weight, bias = self.before
+        if temperature != 1:  # (h W^T + b) / t
+            hidden, bias = hidden / temperature, None if bias is None else bias / temperature
         return token_logps(hidden, weight, self.targets, bias)[:n]
 
     def divergence(self, reference: "Expected", direction: Direction) -> Tensor:

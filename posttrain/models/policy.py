@@ -6,7 +6,7 @@ not, and whole logits where the head is more than a matrix. All three give the s
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
@@ -16,7 +16,17 @@ from torch import Tensor, nn
 
 from posttrain.data.batch import Batch
 from posttrain.functional.divergence import Head
-from posttrain.functional.layout import Branch, Layout, Tree, filled, packed, padded, rounded, split_by_tokens
+from posttrain.functional.layout import (
+    Branch,
+    Layout,
+    Tree,
+    answer_order,
+    filled,
+    packed,
+    padded,
+    rounded,
+    split_by_tokens,
+)
 
 from . import attention, seq2seq
 from .activations import offloaded
@@ -95,37 +105,37 @@ class Policy:
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def logps(self, batch: Batch) -> Tensor:
+    def logps(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """(N,): the log-probability of every trained token, in nats, fp32; answers in order, tokens along each."""
-        return self._all_logps(batch)[0]
+        return self.in_pieces(batch, lambda trees: self._logps(trees, temperature=temperature), batch.n_trained)
 
-    def answer_logps(self, batch: Batch) -> Tensor:
+    def answer_logps(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """(B,): the sum of an answer's token log-probabilities."""
-        logps, answers = self._all_logps(batch)
-        return torch.zeros(len(batch), device=logps.device, dtype=logps.dtype).index_add(0, answers, logps)
+        return batch.per_answer(self.logps(batch, temperature))
 
     @torch.no_grad()
     def score(self, batch: Batch) -> Tensor:
         """(B,): `answer_logps` without a gradient, on the CPU."""
         return self.answer_logps(batch).cpu()
 
-    def _all_logps(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(N,), (N,): log-probabilities and the answers they belong to; piece by piece where no gradient asks for all."""
+    def in_pieces(self, batch: Batch, compute: Callable[[Sequence[Tree]], Tensor], sizes_B: Tensor) -> Tensor:
+        """What `compute` gives for all trees, `sizes_B` values an answer; piece by piece where no gradient asks for all."""
         if torch.is_grad_enabled() or batch.n_tokens() <= self.micro_tokens:
-            return self._logps(batch.trees)
-        logps, answers = [], []
+            return compute(batch.trees)
+        place = {(tree, branch): answer for answer, tree, branch in answer_order(batch.trees)}
+        found, answers = [], []
         for rows in split_by_tokens(batch.trees, self.micro_tokens):
-            part, local = self._logps([batch.trees[row] for row in rows])
-            branch, tree = local // len(rows), local % len(rows)
-            logps.append(part)
-            answers.append(branch * len(batch.trees) + torch.tensor(rows, device=local.device)[tree])
-        order = torch.cat(answers).argsort(stable=True)
-        return torch.cat(logps)[order], torch.cat(answers)[order]
+            some = [batch.trees[row] for row in rows]
+            found.append(compute(some))
+            answers += [place[rows[tree], branch] for _, tree, branch in answer_order(some)]
+        of = torch.tensor(answers)
+        order = of.repeat_interleave(sizes_B[of]).argsort(stable=True)
+        return torch.cat(found)[order.to(found[0].device)]
 
-    def _logps(self, trees: Sequence[Tree], way: str | None = None) -> tuple[Tensor, Tensor]:
+    def _logps(self, trees: Sequence[Tree], way: str | None = None, temperature: float = 1.0) -> Tensor:
         with self._offloading(), self.precision():
             expected = self._expects(trees, way) if way else self.expects(trees)
-            return expected.logps(), expected.answers
+            return expected.logps(temperature)
 
     @contextlib.contextmanager
     def once(self) -> Iterator[None]:
@@ -279,7 +289,7 @@ def exact_layout(policy: Policy) -> tuple[str, str]:
     trees = _probe(n_rows(policy.model))
     why = "packed rows are exact"
     try:
-        truth = policy._logps(trees, "logits")[0]
+        truth = policy._logps(trees, "logits")
         for way in LAYOUTS[:-1]:
             error = _difference(policy, trees, way, truth)
             if error < TOLERANCE:
@@ -292,6 +302,6 @@ def exact_layout(policy: Policy) -> tuple[str, str]:
 
 def _difference(policy: Policy, trees: Sequence[Tree], way: str, truth: Tensor) -> float:
     try:
-        return float((policy._logps(trees, way)[0] - truth).abs().max())
+        return float((policy._logps(trees, way) - truth).abs().max())
     except (attention.Unsupported, RuntimeError, AttributeError, TypeError):
         return float("inf")

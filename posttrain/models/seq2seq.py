@@ -42,8 +42,8 @@ def expects(policy: "Policy", trees: Sequence[Tree], way: str) -> Expected:
         return _defined(policy, trees)
     with policy.precision(), policy.answering():
         hidden, mask = encode(policy, [tree.prompt for tree in trees])
-        n = len(trees[0].branches)
-        hidden, mask = hidden.repeat(n, 1, 1), mask.repeat(n, 1)  # answers stand branch by branch
+        asked = torch.tensor([tree for _, tree, _ in answer_order(trees)], device=policy.device)
+        hidden, mask = hidden[asked], mask[asked]
         rows, at, targets, answers = _decoder_rows(policy, trees)
         model, head = policy.causal(), policy.model.get_output_embeddings()
         with _before(head, at) as states:

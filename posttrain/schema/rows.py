@@ -4,6 +4,7 @@ Text            plain text: continued pretraining, perplexity
 Conversation    messages, of which the assistant's are learnt
 Pair            a prompt with a chosen and a rejected answer
 Labelled        a prompt with one answer and a thumb up or down
+Ranked          a prompt with several answers, the best first
 Prompt          a prompt alone, with what a grader needs to judge an answer
 
 Tokenised       token ids that another program made, in place of a Text or Conversation
@@ -14,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -100,6 +102,25 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranked:
+    """Answers to one prompt, best first; equal grades are equally good."""
+
+    prompt: Messages
+    answers: tuple[Messages, ...]
+    grades: tuple[float, ...]
+    tools: Tools = ()
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """All pairs of which one is better."""
+        judged = zip(self.answers, self.grades, strict=True)
+        return tuple(
+            Pair(self.prompt, better, worse, tools=self.tools)
+            for (better, high), (worse, low) in combinations(judged, 2)
+            if high != low
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Labelled:
     """A prompt with one answer, which is `good` or not."""
 
@@ -140,7 +161,7 @@ class TokenisedPair:
     rejected: tuple[int, ...]
 
 
-Row = Text | Conversation | Pair | Labelled | Prompt | Tokenised | TokenisedPair
+Row = Text | Conversation | Pair | Ranked | Labelled | Prompt | Tokenised | TokenisedPair
 
 
 def prompt_messages(row: Row) -> Messages:
@@ -152,7 +173,7 @@ def prompt_messages(row: Row) -> Messages:
             return messages[:-1]
         case Prompt(messages=messages):
             return messages
-        case Pair(prompt=prompt) | Labelled(prompt=prompt):
+        case Pair(prompt=prompt) | Ranked(prompt=prompt) | Labelled(prompt=prompt):
             return prompt
 
 
@@ -163,6 +184,8 @@ def messages_in(row: Row) -> Messages:
             return messages
         case Pair(prompt=prompt, chosen=chosen, rejected=rejected):
             return prompt + chosen + rejected
+        case Ranked(prompt=prompt, answers=answers):
+            return sum(answers, prompt)
         case Labelled(prompt=prompt, completion=completion):
             return prompt + completion
     return ()

@@ -29,6 +29,18 @@ def test_what_is_put_there_comes_back(tmp_path: Path, n_branches: int) -> None:
         shelf[40]
 
 
+def test_answers_of_any_number_come_back_with_their_grades(tmp_path: Path) -> None:
+    def branch(*ids: int, grade: float | None = None) -> Branch:
+        return Branch(ids, (True,) * len(ids), grade)
+
+    trees = [
+        Tree((1, 2), (branch(3, grade=1.5), branch(4, 5, grade=-2.0), branch(6, 7, 8))),
+        Tree((9,), (branch(10),)),
+        Tree((11,), (branch(12, grade=0.0), branch(13, grade=1.0))),
+    ]
+    assert list(fill(tmp_path, [Grown(tuple(trees))])) == trees
+
+
 def test_what_became_of_each_row_is_kept(tmp_path: Path) -> None:
     one, two, three = tiny.trees(3, 1)
     shelf = fill(tmp_path, [Grown((one, two), split=True), Grown(()), Grown((three,), cut=True)])

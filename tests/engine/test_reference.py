@@ -9,9 +9,9 @@ from posttrain.models.policy import Policy
 from tests import tiny
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[(1,), (2,), (1, 3)])
 def trees(request):
-    return tiny.trees(9, request.param, seed=4)
+    return tuple(tree for each in zip(*(tiny.trees(9, n, seed=4) for n in request.param), strict=True) for tree in each)
 
 
 def test_what_is_kept_is_what_the_model_says(trees):

@@ -5,24 +5,25 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from posttrain.data.batch import Batch
+from posttrain.functional.layout import answer_order
 from posttrain.models import attention
 from posttrain.models.policy import Models, Policy
 from tests import tiny
 
-PAIRS = Batch(tiny.trees(5, 2, seed=1, longest=150))
+PAIRS = Batch((*tiny.trees(4, 2, seed=1, longest=150), *tiny.trees(2, 3, seed=4), *tiny.trees(1, 1, seed=5)))
 
 
 def separately(model, batch):
     """The definition: each answer alone, whole logits, one row."""
     logps = []
-    for branch in range(batch.n_branches):
-        for tree in batch.trees:
-            path = torch.tensor([tree.prompt + tree.branches[branch].tokens])
-            table = model(input_ids=path, use_cache=False).logits[0].log_softmax(-1)
-            start = len(tree.prompt)
-            for i, (token, trained) in enumerate(zip(*_fields(tree.branches[branch]), strict=True)):
-                if trained:
-                    logps.append(table[start + i - 1, token])
+    for _, t, branch in answer_order(batch.trees):
+        tree = batch.trees[t]
+        path = torch.tensor([tree.prompt + tree.branches[branch].tokens])
+        table = model(input_ids=path, use_cache=False).logits[0].log_softmax(-1)
+        start = len(tree.prompt)
+        for i, (token, trained) in enumerate(zip(*_fields(tree.branches[branch]), strict=True)):
+            if trained:
+                logps.append(table[start + i - 1, token])
     return torch.stack(logps)
 
 

@@ -11,7 +11,7 @@ from posttrain.data.batch import Batch
 from posttrain.engine.loop import step_shares
 from posttrain.engine.sources import model as source
 from posttrain.engine.store import Store
-from posttrain.functional.layout import Branch, Tree
+from posttrain.functional.layout import Branch, Tree, answer_order
 from posttrain.methods.objectives.dpo import DPO
 from posttrain.methods.objectives.sft import SFT
 from posttrain.models import seq2seq
@@ -25,7 +25,7 @@ from posttrain.schema.errors import DataError, ModelError
 from posttrain.schema.rows import Message, Prompt
 from tests import tiny
 
-PAIRS = Batch(tiny.trees(5, 2, seed=1, longest=30))
+PAIRS = Batch((*tiny.trees(4, 2, seed=1, longest=30), *tiny.trees(1, 3, seed=4, longest=30)))
 PROMPTS = [[7, 8, 9, 1], [10] * 20, [11, 12, 1], [13, 14, 15, 16, 17, 1]]
 FAMILIES = list(tiny.ENCODER_DECODERS)
 
@@ -33,13 +33,12 @@ FAMILIES = list(tiny.ENCODER_DECODERS)
 def separately(model, batch):
     """The definition: each answer alone, its labels given to transformers, which shifts them itself."""
     logps = []
-    for branch in range(batch.n_branches):
-        for tree in batch.trees:
-            answer = tree.branches[branch]
-            labels = torch.tensor([answer.tokens])
-            logits = model(input_ids=torch.tensor([tree.prompt]), labels=labels).logits[0]
-            table = logits.log_softmax(-1)
-            logps += [table[i, token] for i, token in enumerate(answer.tokens) if answer.trained[i]]
+    for _, t, branch in answer_order(batch.trees):
+        answer = batch.trees[t].branches[branch]
+        labels = torch.tensor([answer.tokens])
+        logits = model(input_ids=torch.tensor([batch.trees[t].prompt]), labels=labels).logits[0]
+        table = logits.log_softmax(-1)
+        logps += [table[i, token] for i, token in enumerate(answer.tokens) if answer.trained[i]]
     return torch.stack(logps)
 
 
