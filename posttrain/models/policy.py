@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from posttrain.data.batch import Batch
 from posttrain.functional.divergence import Head
 from posttrain.functional.layout import (
-    Branch,
     Layout,
     Tree,
     answer_order,
@@ -31,9 +30,9 @@ from posttrain.functional.layout import (
 from . import attention, seq2seq
 from .activations import offloaded
 from .adapters import n_virtual
+from .exact import exact_layout
 from .expected import Expected
 from .precision import computes_in
-from .vocabulary import n_rows
 
 if TYPE_CHECKING:  # half a second each to import, which a run that keeps everything need not pay
     from peft import PeftModel
@@ -42,9 +41,6 @@ if TYPE_CHECKING:  # half a second each to import, which a run that keeps everyt
     from .adapters.root import Root
 
     Weights = PreTrainedModel | PeftModel
-
-TOLERANCE = 2e-4
-LAYOUTS = ("packed", "padded", "logits")
 
 
 def is_adapted(model: nn.Module) -> "TypeGuard[PeftModel]":
@@ -267,41 +263,3 @@ class Models:
 def _pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     """Padded places are masked, so any id does; the tokenizer's own is the least surprising."""
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
-
-
-def _probe(vocabulary: int) -> list[Tree]:
-    """Two small trees with two branches of unlike length: everything that a layout can get wrong."""
-    draw = torch.Generator().manual_seed(0)
-
-    def tokens(n: int) -> tuple[int, ...]:
-        return tuple(torch.randint(vocabulary, (n,), generator=draw).tolist())
-
-    def branch(n: int) -> Branch:
-        return Branch(tokens(n), (True,) * n)
-
-    return [Tree(tokens(7), (branch(5), branch(9))), Tree(tokens(4), (branch(6), branch(3)))]
-
-
-@torch.no_grad()
-def exact_layout(policy: Policy) -> tuple[str, str]:
-    """The fastest layout that agrees with whole logits on padded rows, and why it was chosen."""
-    dtype, policy.dtype = policy.dtype, "float32"
-    trees = _probe(n_rows(policy.model))
-    why = "packed rows are exact"
-    try:
-        truth = policy._logps(trees, "logits")
-        for way in LAYOUTS[:-1]:
-            error = _difference(policy, trees, way, truth)
-            if error < TOLERANCE:
-                return way, why
-            why = f"{way} rows differ by {error:.1e}" if error < float("inf") else f"{way} rows cannot be computed"
-        return "logits", why
-    finally:
-        policy.dtype = dtype
-
-
-def _difference(policy: Policy, trees: Sequence[Tree], way: str, truth: Tensor) -> float:
-    try:
-        return float((policy._logps(trees, way) - truth).abs().max())
-    except (attention.Unsupported, RuntimeError, AttributeError, TypeError):
-        return float("inf")
