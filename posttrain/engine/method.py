@@ -8,7 +8,7 @@ measure     Model -> Findings `measure` returns them
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from posttrain.data.batch import Batch, Counts
+    from posttrain.functional.layout import Tree
     from posttrain.models.policy import Models
 
     from .job import Job
@@ -110,11 +111,13 @@ class Loss(Protocol):
 
 
 class Objective(Settings):
-    """A loss. `reads` is the shape of row it trains on, `needs` the models it wants beside the policy."""
+    """A loss. `reads` is the shape of row it trains on, `needs` the models it wants beside the policy, and `scores` says
+    that what it trains gives answers a number and writes none."""
 
     version: ClassVar[int] = 1
     reads: ClassVar[type[Row]]
     needs: ClassVar[frozenset[str]] = frozenset()
+    scores: ClassVar[bool] = False
     recommended: ClassVar[Mapping[str, Any]] = {}
 
     def prepare(self, batch: "Batch", models: "Models") -> "Batch":
@@ -125,6 +128,10 @@ class Objective(Settings):
     def loss(self, models: "Models", micro: "Batch", total: "Counts") -> "tuple[Tensor, dict[str, Tensor]]":
         """With gradient, on one micro-batch: its share of the loss and of every metric, divided by the counts of the
         whole batch, so that shares sum and a cut never changes a gradient."""
+
+    def learnt(self, models: "Models", trees: "Sequence[Tree]") -> Mapping[str, Any]:
+        """What the artifact records beside the last metrics, once `trees` were learnt."""
+        return {}
 
 
 def stage_class(name: str) -> type[Stage]:

@@ -80,8 +80,10 @@ def _form(store: "Store", folder: Path) -> tuple[str, Model | None]:
     if (folder / "config.json").is_file():
         if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
             raise ModelError(f"{folder} has a config.json but no weights. Put model.safetensors beside it.")
-        method = _json(folder / "config.json").get("quantization_config", {}).get("quant_method", "dense")
-        return str(method), None
+        config = _json(folder / "config.json")
+        if any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ()):
+            return "reward", None
+        return str(config.get("quantization_config", {}).get("quant_method", "dense")), None
     if any(folder.glob("*.gguf")):
         return "gguf", None
     raise ModelError(

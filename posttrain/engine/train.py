@@ -16,7 +16,8 @@ from posttrain.models import adapters
 from posttrain.models.activations import checkpoint_layers, require_offloading
 from posttrain.models.load import load_format, load_policy, load_tokenizer, load_weights, save_weights
 from posttrain.models.policy import Models, Policy
-from posttrain.models.vocabulary import make_room
+from posttrain.models.scorer import Scorer
+from posttrain.models.vocabulary import give_padding, make_room
 from posttrain.schema.artifacts import Artifact, Dataset, Model
 from posttrain.schema.errors import ModelError
 from posttrain.schema.rows import Conversation, Row, Text
@@ -63,7 +64,13 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         return adapters.as_recommended(values, cls.model_fields["learning_rate"].default)
 
     def makes_form(self, form: str) -> str:
-        return "adapter" if self.adapter or form == "adapter" else "dense"
+        if self.objective.scores:
+            return "reward"
+        return "adapter" if self.carries(form) else "dense"
+
+    def carries(self, form: str) -> bool:
+        """Whether an adapter is trained on a model of this form."""
+        return self.adapter is not None or form == "adapter"
 
     def run(self, job: Job, **inputs: Any) -> Made:
         model: Model = inputs["model"]
@@ -89,8 +96,9 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         )
         save_weights(policy.model, policy.tokenizer, job.folder, source=model)
         watched = {name: rule.facts(models) for name, rule in rules.items()}
-        facts = {**planted.facts(), "steps": n_steps, **described, "final": final, **watched}
-        base = str(model.base or model.path) if self.makes_form(model.form) == "adapter" else None
+        told = objective.learnt(models, planted.trees)
+        facts = {**planted.facts(), "steps": n_steps, **described, "final": final, **watched, **told}
+        base = str(model.base or model.path) if self.carries(model.form) else None
         return Made(facts, self.makes_form(model.form), base)
 
     def begin(self, model: Model, data: tuple[Dataset, ...], job: Job) -> tuple[Begun, Planted]:
@@ -109,15 +117,19 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
 
     def _policy(self, model: Model, job: Job) -> Policy:
         tokenizer = load_tokenizer(model)
-        weights: Any = load_weights(model, four_bits=self.adapter is not None and self.adapter.family.quantises)
+        scores, four_bits = self.objective.scores, self.adapter is not None and self.adapter.family.quantises
+        weights: Any = load_weights(model, four_bits=four_bits, scores=scores)
         grows = model.form == "dense" and (self.adapter is None or self.adapter.family.grows)
         dress = self.dressed(weights, tokenizer, chats=self.objective.reads is not Text, grows=grows)
         if dress.name:
             job.note(str(dress))
         if self.adapter is not None:
             weights = adapters.attach(weights, self.adapter, tokenizer, job.seed, dress.ids)
-        name = adapters.NAME if self.makes_form(model.form) == "adapter" else None
-        policy = Policy(weights, tokenizer, dtype=self.dtype, adapter=name, micro_tokens=self.micro_tokens)
+        name = adapters.NAME if self.carries(model.form) else None
+        if scores:
+            give_padding(weights, tokenizer)
+        kind = Scorer if scores else Policy
+        policy = kind(weights, tokenizer, dtype=self.dtype, adapter=name, micro_tokens=self.micro_tokens)
         if policy.context < SHORTEST:
             raise ModelError(
                 f"The adapter's {policy.n_virtual} virtual tokens leave no room for a text among the "
@@ -229,4 +241,6 @@ def training(objective: type[Objective]) -> type[Training]:
         objective.__name__, __base__=Training, __doc__=objective.__doc__, __module__=objective.__module__, **fields
     )
     stage.objective, stage.reads, stage.version = objective, objective.reads, objective.version
+    if objective.scores:
+        stage.accepts = frozenset({"dense"})
     return stage

@@ -38,7 +38,7 @@ def exact_layout(policy: "Policy") -> tuple[str, str]:
     trees = _probe(n_rows(policy.model))
     why = "packed rows are exact"
     try:
-        truth = policy._logps(trees, "logits")
+        truth = policy.tried(trees, "logits")
         for way in LAYOUTS[:-1]:
             error = _difference(policy, trees, way, truth)
             if error < TOLERANCE:
@@ -51,6 +51,6 @@ def exact_layout(policy: "Policy") -> tuple[str, str]:
 
 def _difference(policy: "Policy", trees: Sequence[Tree], way: str, truth: Tensor) -> float:
     try:
-        return float((policy._logps(trees, way) - truth).abs().max())
+        return float((policy.tried(trees, way) - truth).abs().max())
     except (attention.Unsupported, RuntimeError, AttributeError, TypeError):
         return float("inf")

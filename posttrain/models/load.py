@@ -23,6 +23,7 @@ from .adapters import NAME, reload, save_adapter
 from .four_bits import configuration, keep_gradients, note_base, noted, take_rounded
 from .policy import Policy, is_adapted
 from .precision import choose_threads, device, use_fast_matmul
+from .scorer import Scorer
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .policy import Weights
 
 
+SCORES = "ForSequenceClassification"  # how the name of an architecture ends whose head gives numbers
 UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)  # what the libraries raise for bad files
 
 
@@ -69,19 +71,19 @@ def load_context(model: Model) -> int:
     return seq2seq.longest(_config(Path(model.base or model.path)))
 
 
-def load_weights(model: Model, *, four_bits: bool = False) -> "Weights":
+def load_weights(model: Model, *, four_bits: bool = False, scores: bool = False) -> "Weights":
     """The model of a folder in fp32, with its adapter on its base if it is one; the base in four bits if the adapter
-    was trained so, or on request. Raises ModelError."""
+    was trained so, or on request. `scores` gives it a head of one number in place of its own. Raises ModelError."""
     use_fast_matmul()
     path = Path(model.base or model.path)
     quantised = configuration(lambda: _skeleton(path)) if four_bits else noted(Path(model.path))
     weights: Any = _load_dense(
-        path, **{"quantization_config": quantised, "device_map": {"": device()}} if quantised else {}
+        path, scores, **{"quantization_config": quantised, "device_map": {"": device()}} if quantised else {}
     )
     keep_gradients(weights)
     choose_threads(weights.num_parameters())
     weights = weights.to(device())
-    return carry(weights, model) if model.form == "adapter" else weights
+    return carry(weights, model) if model.base else weights
 
 
 def carry(weights: Any, model: Model) -> "PeftModel":
@@ -110,27 +112,50 @@ def load_policy(model: Model, *, dtype: str = "float32", **options: Any) -> Poli
     return Policy(weights, load_tokenizer(model), dtype=dtype, adapter=adapter, **options)
 
 
-def _load_dense(path: Path, **options: Any) -> "PreTrainedModel":
+def load_scorer(model: Model, *, dtype: str = "float32", **options: Any) -> Scorer:
+    """A reward model that scores as the artifact does. Raises ModelError for another kind of model."""
+    if model.form != "reward":
+        raise ModelError(
+            f"{model.path} is no reward model: it holds {model.form} weights. Train one with a `reward` stage, or name a "
+            "sequence-classification model with one label."
+        )
+    options = {"adapter": NAME if model.base else None, "offset": float(model.facts.get("offset", 0.0)), **options}
+    return Scorer(load_weights(model, scores=True), load_tokenizer(model), dtype=dtype, **options)
+
+
+def _load_dense(path: Path, scores: bool = False, **options: Any) -> "PreTrainedModel":
     encodes = _config(path).is_encoder_decoder
+    if scores:
+        options["num_labels"] = 1
     for implementation in ("sdpa" if encodes else attention.NAME, "eager"):
         try:
-            weights = _auto(encodes).from_pretrained(
+            weights = _auto(encodes, scores).from_pretrained(
                 path, dtype=torch.float32, attn_implementation=implementation, trust_remote_code=False, **options
             )
             if implementation == attention.NAME and _wants_eager(weights):
                 continue
-            return weights
+            return _headed(weights, path) if scores else weights
         except UNREADABLE as error:
             failure = error
-    kind = "an encoder-decoder" if encodes else "a causal language model"
+    kind = "a reward model" if scores else "an encoder-decoder" if encodes else "a causal language model"
     raise ModelError(
         f"{path} cannot be loaded as {kind}: {_first_line(failure)}. "
         "Give a folder with config.json and model.safetensors of one."
     ) from failure
 
 
-def _auto(encodes: bool) -> Any:
+def _headed(weights: Any, path: Path) -> Any:
+    """A model with a head of one number. A fresh head begins with nothing, so that every answer begins equal."""
+    architectures = _config(path).architectures or []
+    if not any(name.endswith(SCORES) for name in architectures):
+        torch.nn.init.zeros_(weights.score.weight)
+    return weights
+
+
+def _auto(encodes: bool, scores: bool = False) -> Any:
     """The class that loads models of a kind."""
+    if scores:
+        return _transformers().AutoModelForSequenceClassification
     return _transformers().AutoModelForSeq2SeqLM if encodes else _transformers().AutoModelForCausalLM
 
 
@@ -167,6 +192,8 @@ def save_weights(weights: "Weights", tokenizer: "PreTrainedTokenizerBase", folde
         note_base(weights.get_base_model(), folder)
     elif weights.config.is_encoder_decoder:
         seq2seq.note_generation(weights, sorted(EncoderDecoderFormat(tokenizer).stop_ids))
+        weights.save_pretrained(str(folder))
+    elif weights.get_output_embeddings() is None:  # it scores, and writes nothing
         weights.save_pretrained(str(folder))
     else:
         stops = ChatFormat(tokenizer).stop_ids  # so that any other program stops where this one does

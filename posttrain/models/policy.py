@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # half a second each to import, which a run that keeps everyt
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from .adapters.root import Root
+    from .scorer import Scorer
 
     Weights = PreTrainedModel | PeftModel
 
@@ -128,6 +129,10 @@ class Policy:
         order = of.repeat_interleave(sizes_B[of]).argsort(stable=True)
         return torch.cat(found)[order.to(found[0].device)]
 
+    def tried(self, trees: Sequence[Tree], way: str) -> Tensor:
+        """Numbers that a layout must get right: what the self-test of layouts compares."""
+        return self._logps(trees, way)
+
     def _logps(self, trees: Sequence[Tree], way: str | None = None, temperature: float = 1.0) -> Tensor:
         with self._offloading(), self.precision():
             expected = self._expects(trees, way) if way else self.expects(trees)
@@ -163,24 +168,35 @@ class Policy:
     def _expects(self, trees: Sequence[Tree], way: str) -> Expected:
         if self.encodes:
             return seq2seq.expects(self, trees, way)
-        layout = filled(packed(trees), self.pad_id) if way == "packed" else padded(trees, self.pad_id)
+        layout = self.laid_out(trees, way)
         at, targets, answers = (
             torch.tensor(x, dtype=torch.long, device=self.device)
             for x in (layout.predict_at, layout.targets, layout.answers)
         )
-        with self.precision(), self.answering():
-            if way == "logits":
+        if way == "logits":
+            with self.precision(), self.answering():
                 logits = self.model(**self._inputs(layout)).logits[:, -len(layout.rows[0]) :].flatten(0, 1)
-                return Expected(logits[at], targets, answers)
-            root = self.root()
-            plan = attention.plan_of(layout.segments, self.device) if way == "packed" else None
+            return Expected(logits[at], targets, answers)
+        hidden, head, n = self.states(layout), self.model.get_output_embeddings(), len(at)
+        at, targets = (F.pad(x, (0, rounded(n) - n)) for x in (at, targets))  # few shapes: see `layout.rounded`
+        return Expected(Head(hidden[at], head.weight, getattr(head, "bias", None)), targets, answers)
+
+    def laid_out(self, trees: Sequence[Tree], way: str) -> Layout:
+        """Trees as rows of tokens."""
+        return filled(packed(trees), self.pad_id) if way == "packed" else padded(trees, self.pad_id)
+
+    def states(self, layout: Layout) -> Tensor:
+        """(T, D): the hidden state at every flat place of a layout. Raises attention.Unsupported where packed rows cannot
+        be computed."""
+        with self.precision(), self.answering():
+            root, is_packed = self.root(), bool(layout.segments)
+            plan = attention.plan_of(layout.segments, self.device) if is_packed else None
             if plan and root:
                 plan = attention.rooted(plan, self.n_virtual)
             with attention.packed_as(plan):
-                hidden = self._backbone()(**self._inputs(layout, way != "packed", root)).last_hidden_state
-            head, n = self.model.get_output_embeddings(), len(at)
-            at, targets = (F.pad(x, (0, rounded(n) - n)) for x in (at, targets))  # few shapes: see `layout.rounded`
-            return Expected(Head(hidden.flatten(0, 1)[at], head.weight, getattr(head, "bias", None)), targets, answers)
+                made = self._backbone()(**self._inputs(layout, not is_packed, root))
+        hidden: Tensor = made.last_hidden_state.flatten(0, 1)
+        return hidden
 
     def causal(self) -> Any:
         """The model with its head, and without what puts virtual tokens before a text: `root` stands for them."""
@@ -258,6 +274,14 @@ class Models:
 
     policy: Policy
     reference: "AnswerLogps | None" = None
+    critic: "Scorer | None" = None
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Every weight that is trained, by a name that a checkpoint can hold; those that two models share once."""
+        found = {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
+        known = set(map(id, found.values()))
+        more = self.critic.named_parameters() if self.critic is not None else ()
+        return found | {f"critic.{name}": p for name, p in more if p.requires_grad and id(p) not in known}
 
 
 def _pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from posttrain.data.chat import ChatFormat
+
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PADDING = "<|pad|>"
 
 
 @torch.no_grad()
@@ -27,6 +31,17 @@ def make_room(model: Any, ids: Sequence[int]) -> None:
         for table in (getattr(layer, "weight", None), getattr(layer, "bias", None)):
             if table is not None:
                 table[first:n] = table[:first].mean(0, keepdim=True)
+
+
+def give_padding(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """A padding token that ends no answer: programs that look for the last token that is not padding must find the one
+    that ends an answer. A tokenizer without such a token gets a new one."""
+    ends = ChatFormat(tokenizer).stop_ids
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
+        tokenizer.add_special_tokens({"pad_token": PADDING})
+        if tokenizer.pad_token_id >= n_rows(model):
+            make_room(model, [tokenizer.pad_token_id])
+    model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def n_rows(model: Any) -> int:

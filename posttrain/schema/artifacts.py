@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 MANIFEST = "posttrain.json"
-FORMS = ("dense", "adapter", "gptq", "awq", "gguf")
+FORMS = ("dense", "adapter", "reward", "gptq", "awq", "gguf")
 
 
 def hash_of(value: Any) -> str:
@@ -58,8 +58,8 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Model(Artifact):
-    """Weights, tokenizer, chat template and prompt program. `form` says who can load it; `base` is the folder of the
-    model that an adapter sits on."""
+    """Weights, tokenizer, chat template and prompt program. `form` says who can load it, `reward` that it scores answers
+    and writes none; `base` is the folder of the model that an adapter sits on."""
 
     form: str = "dense"
     base: str | None = None

@@ -37,6 +37,8 @@ def task_of(model: "PreTrainedModel") -> Any:
     """What PEFT calls the kind of model."""
     from peft import TaskType
 
+    if hasattr(model, "score"):
+        return TaskType.SEQ_CLS  # PEFT saves the head with the adapter
     return TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
 
 
