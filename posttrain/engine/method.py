@@ -111,13 +111,14 @@ class Loss(Protocol):
 
 
 class Objective(Settings):
-    """A loss. `reads` is the shape of row it trains on, `needs` the models it wants beside the policy, and `scores` says
-    that what it trains gives answers a number and writes none."""
+    """A loss. `reads` is the shape of row it trains on, `needs` the models it wants beside the policy; `scores` says
+    that what it trains gives answers a number and writes none, `strays` that it asks the reference about answers of no row."""
 
     version: ClassVar[int] = 1
     reads: ClassVar[type[Row]]
     needs: ClassVar[frozenset[str]] = frozenset()
     scores: ClassVar[bool] = False
+    strays: ClassVar[bool] = False
     recommended: ClassVar[Mapping[str, Any]] = {}
 
     def prepare(self, batch: "Batch", models: "Models") -> "Batch":

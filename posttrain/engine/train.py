@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
 
-from pydantic import create_model, model_validator
+from pydantic import ValidationError, create_model, model_validator
 
 from posttrain.data.chat import ChatFormat
 from posttrain.data.dressing import added
@@ -62,6 +62,15 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         if not isinstance(values, dict) or not values.get("adapter"):
             return values
         return adapters.as_recommended(values, cls.model_fields["learning_rate"].default)
+
+    @model_validator(mode="after")
+    def _objective_can_be_made(self) -> "Training":
+        """What an objective says against its own settings together, it says here already."""
+        try:
+            self.make_objective()
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        return self
 
     def makes_form(self, form: str) -> str:
         if self.objective.scores:
@@ -202,10 +211,10 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
     def _remembered(
         self, start: Policy | None, asked: Sequence[Sequence[Tree]], often: bool
     ) -> "Policy | Remembered | None":
-        """The reference, which answers from memory where the objective asks for the same rows again."""
+        """The reference, which answers from memory where the objective asks for the same rows again, and for no others."""
         if start is None or "reference" not in self.objective.needs:
             return None
-        return Remembered(start, *asked) if often else start
+        return Remembered(start, *asked) if often and not self.objective.strays else start
 
     def make_objective(self) -> Objective:
         """The objective with its own settings."""

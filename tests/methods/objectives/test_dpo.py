@@ -3,24 +3,22 @@
 import math
 
 import pytest
-import torch
+from pydantic import ValidationError
 
 from posttrain.data.batch import Batch
+from posttrain.engine.method import stage_class
 from posttrain.methods.objectives.dpo import DPO
-from posttrain.models.policy import Models, Policy
+from posttrain.models.policy import Models
+from posttrain.schema.settings import problems
 from tests import tiny
-
-PAIRS = [{"prompt": f"say {word}", "chosen": word, "rejected": word[::-1]} for word in ("abc", "xyz", "no", "tuv")]
-
-
-def models() -> Models:
-    return Models(*(Policy(tiny.model(seed=seed), tiny.tokenizer()) for seed in (1, 2)))
-
-
-@torch.no_grad()
-def loss_of(objective: DPO, both: Models, batch: Batch) -> tuple[float, dict[str, float]]:
-    loss, metrics = objective.loss(both, objective.prepare(batch, both), batch.counts())
-    return loss.item(), {name: float(value) for name, value in metrics.items()}
+from tests.methods.objectives.pairs import (
+    PAIRS,
+    assert_it_turns_preferences_around,
+    assert_the_reference_gets_no_gradient,
+    loss_of,
+    models,
+    told,
+)
 
 
 def test_a_policy_that_is_its_reference_is_at_log_two():
@@ -32,28 +30,50 @@ def test_a_policy_that_is_its_reference_is_at_log_two():
     assert metrics["margin"] == pytest.approx(0.0, abs=1e-6)
 
 
-@torch.no_grad()
 def test_by_hand_on_one_pair():
     both, batch = models(), Batch(tiny.trees(1, 2))
-    chosen, rejected = (both.policy.answer_logps(batch) - both.reference.answer_logps(batch)).tolist()
-    margin = 0.3 * (chosen - rejected)
-    plain = math.log1p(math.exp(-margin))
-    flipped = math.log1p(math.exp(margin))
-    assert loss_of(DPO(beta=0.3), both, batch)[0] == pytest.approx(plain, rel=1e-4)
-    assert loss_of(DPO(beta=0.3, label_smoothing=0.2), both, batch)[0] == pytest.approx(
-        0.8 * plain + 0.2 * flipped, rel=1e-4
-    )
-    nll = -float(both.policy.answer_logps(batch)[0]) / batch.counts().chosen_tokens
-    assert loss_of(DPO(beta=0.3, nll=0.5), both, batch)[0] == pytest.approx(plain + 0.5 * nll, rel=1e-4)
+    (chosen, rejected), (ref_chosen, ref_rejected), (n_chosen, _) = told(both, batch)
+    margin = 0.3 * ((chosen - ref_chosen) - (rejected - ref_rejected))
+    plain, flipped = math.log1p(math.exp(-margin)), math.log1p(math.exp(margin))
+    wanted = {
+        DPO(beta=0.3): plain,
+        DPO(beta=0.3, label_smoothing=0.2): 0.8 * plain + 0.2 * flipped,
+        DPO(beta=0.3, nll=0.5): plain - 0.5 * chosen / n_chosen,
+        DPO(beta=0.3, loss_type="hinge"): max(0.0, 1 - margin),
+        DPO(beta=0.3, loss_type="robust", label_smoothing=0.2): (0.8 * plain - 0.2 * flipped) / 0.6,
+    }
+    for objective, loss in wanted.items():
+        assert loss_of(objective, both, batch)[0] == pytest.approx(loss, rel=1e-4), objective
+
+
+def test_the_log_shows_both_answers():
+    """Rewards of both sides: a margin that grows while both fall is seen."""
+    both, batch = models(), Batch(tiny.trees(3, 2))
+    policy, reference, _ = told(both, batch)
+    rewards = [0.3 * (a - b) for a, b in zip(policy, reference, strict=True)]
+    _, metrics = loss_of(DPO(beta=0.3), both, batch)
+    assert metrics["chosen_reward"] == pytest.approx(sum(rewards[:3]) / 3, rel=1e-4)
+    assert metrics["rejected_reward"] == pytest.approx(sum(rewards[3:]) / 3, rel=1e-4)
+    assert metrics["margin"] == pytest.approx(metrics["chosen_reward"] - metrics["rejected_reward"], rel=1e-4)
+
+
+def test_an_option_without_effect_is_refused():
+    with pytest.raises(ValidationError, match="leave it out, or take `loss_type: sigmoid`"):
+        DPO(loss_type="hinge", label_smoothing=0.1)
+    with pytest.raises(ValidationError, match="give `label_smoothing"):
+        DPO(loss_type="robust")
+
+
+def test_it_is_refused_before_anything_is_run():
+    """A stage's settings are checked as the objective's own are, when a recipe is read."""
+    ((path, problem),) = problems(stage_class("dpo"), {"data": "pairs.jsonl", "loss_type": "robust"})
+    assert path == ""
+    assert problem.message.endswith("give `label_smoothing: 0.1`, or take `loss_type: sigmoid`.")
+    assert "pairs.jsonl" not in problem.message
 
 
 def test_the_reference_gets_no_gradient():
-    both, batch = models(), Batch(tiny.trees(2, 2))
-    with torch.no_grad():
-        prepared = DPO().prepare(batch, both)
-    loss, _ = DPO().loss(both, prepared, batch.counts())
-    loss.backward()
-    assert all(p.grad is None for p in both.reference.model.parameters())
+    assert_the_reference_gets_no_gradient(DPO(), Batch(tiny.trees(2, 2)))
 
 
 @pytest.mark.parametrize("adapter", [None, {"lora": {"rank": 4}}])
@@ -66,6 +86,11 @@ def test_it_turns_preferences_around(workshop, adapter):
     assert after.metrics["margin"].value > before.metrics["margin"].value + 1
     assert after.metrics["accuracy"].value == 1.0
     assert aligned.facts["final"]["loss"] < math.log(2) / 2
+
+
+@pytest.mark.parametrize("options", [{"loss_type": "hinge"}, {"loss_type": "robust", "label_smoothing": 0.1}])
+def test_every_loss_turns_preferences_around(workshop, options):
+    assert_it_turns_preferences_around(workshop, "dpo", learning_rate=3e-3, steps=20, **options)
 
 
 def test_an_adapter_goes_on_against_itself_as_it_was(workshop):
