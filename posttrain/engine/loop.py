@@ -1,25 +1,29 @@
 """The one training loop. Online and offline methods differ only in their source, methods only in their objective.
 
-for each step:  draw a batch -> prepare it whole -> for each micro-batch: its share of the loss, backward
-                -> clip -> optimizer step -> a look at what is watched -> events, and a checkpoint when one is due
+for each step:  draw a batch -> prepare it whole -> for each part of it, which is the whole but for objectives that
+                learn from their rollouts several times:
+                    for each micro-batch: its share of the loss, backward -> clip -> optimizer step
+                -> events -> a look at what is watched -> a checkpoint when one is due
 """
 
 import math
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from posttrain.data.batch import Batch
+from posttrain.functional.seeds import seed_of
 from posttrain.models.adapters import rate_groups
-from posttrain.models.policy import Models, Policy
+from posttrain.models.policy import Models
 from posttrain.schema.errors import Damaged, Diverged
 
 from .anchors import Anchors
-from .checkpoint import Checkpoints, load_checkpoint
+from .checkpoint import Checkpoints, State, load_checkpoint
 from .job import Job
 from .method import Loss
 from .optimizer import Kind, make_optimizer
@@ -41,6 +45,13 @@ class Steps:
     micro_tokens: int = 4096
     checkpoint_seconds: float = 60.0
     optimizer: Kind = "adamw"
+    passes: int = 1
+    minibatches: int = 1
+
+    @property
+    def n_updates(self) -> int:
+        """Optimizer steps for each batch that is drawn."""
+        return self.passes * self.minibatches
 
     def rate(self, step: int) -> float:
         """Learning rate of `step`: a linear rise over the first `warmup` share, then the schedule down to zero."""
@@ -53,8 +64,8 @@ class Steps:
 
 
 @dataclass
-class Tally:
-    """What a step added up: shares of the loss and of the metrics sum over micro-batches."""
+class Shares:
+    """What an update added up: shares of the loss and of the metrics sum over micro-batches."""
 
     sums: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
@@ -62,6 +73,32 @@ class Tally:
     def add(self, **shares: Tensor) -> None:
         for name, share in shares.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(share.detach())
+
+
+class Beside(Protocol):
+    """Something else that is learnt in every update."""
+
+    def learn(self, models: Models, update: int, micro_tokens: int) -> Shares:
+        """Adds its gradient to what is there, and returns what it came to."""
+
+
+@dataclass
+class Tally:
+    """What the updates of a step came to, on average."""
+
+    found: dict[str, list[float]] = field(default_factory=dict)
+    tokens: int = 0
+
+    def add(self, shares: Shares) -> None:
+        self.tokens += shares.tokens
+        self.note(shares.sums)
+
+    def note(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.found.setdefault(name, []).append(value)
+
+    def means(self) -> dict[str, float]:
+        return {name: sum(values) / len(values) for name, values in self.found.items()}
 
 
 class Clock:
@@ -84,78 +121,101 @@ def fit(
     job: Job,
     watch: Watch | None = None,
     anchors: Anchors | None = None,
+    beside: Beside | None = None,
 ) -> dict[str, float]:
-    """Trains `models.policy` in place and returns the last step's loss and metrics. `watch` may end it early, and
-    `anchors` pull it back to where it began.
+    """Trains `models` in place and returns the last step's loss and metrics. `watch` may end it early, `anchors` pull it
+    back to where it began, and `beside` is learnt in every update too.
 
     Raises Diverged when a gradient is not finite, and Stopped, after saving a checkpoint, when the job is asked to stop.
     """
-    policy, watch = models.policy, watch or Watch()
-    optimizer = make_optimizer(
-        steps.optimizer, rate_groups(policy.trainable()), steps.learning_rate, steps.weight_decay
-    )
-    portion, checkpoints, clock = (
-        Portion(steps.micro_tokens),
-        Checkpoints(job, steps.checkpoint_seconds, steps.n),
-        Clock(),
-    )
-    first, sums = _resume(models, optimizer, watch, steps.n, job)
+    watch, portion, clock = watch or Watch(), Portion(steps.micro_tokens), Clock()
+    groups = rate_groups(models.trained().values())
+    optimizer = make_optimizer(steps.optimizer, groups, steps.learning_rate, steps.weight_decay)
+    state, checkpoints = State(models, optimizer, watch, source), Checkpoints(job, steps.checkpoint_seconds, steps.n)
+    first, sums = _resume(state, steps.n, job)
     for step in range(first, steps.n):
         with torch.no_grad():
-            batch = source.draw(step, models)
-        tally = portion.within_memory(batch, models, job, partial(step_shares, models, objective, batch))
-        if anchors is not None:
-            anchors.pull()
-        norm = _clip(policy, steps.max_grad_norm, step)
+            drawn = source.draw(step, models)
+            batch = portion.within_memory(drawn, models, job, lambda _: objective.prepare(drawn, models))  # noqa: B023
         rate = _set_rate(optimizer, steps.rate(step) * watch.times)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        sums = tally.sums
-        _report(job, step + 1, steps.n, rate, tally, norm, clock.lap())
+        tally = Tally()
+        for n, part in enumerate(parts(batch, steps, seed_of(job.seed, step))):
+            tally.add(portion.within_memory(part, models, job, partial(shares, models, objective, part)))
+            if beside is not None:
+                tally.add(beside.learn(models, step * steps.n_updates + n, portion.tokens))
+            if anchors is not None:
+                anchors.pull()
+            tally.note(_clip(models, steps.max_grad_norm, step))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        sums = {**source.told(), **tally.means()}
+        _report(job, step + 1, steps.n, rate, tally.tokens, sums, clock.lap())
+        source.heard(step + 1, sums, job)
         watch.after(step + 1, steps.n, models, optimizer, job)
         if watch.ended:
             break
-        checkpoints.after(step + 1, policy, optimizer, watch, sums)
+        checkpoints.after(step + 1, state, sums)
     return sums
 
 
-def _resume(
-    models: Models, optimizer: torch.optim.Optimizer, watch: Watch, n: int, job: Job
-) -> tuple[int, dict[str, float]]:
+def parts(batch: Batch, steps: "Steps", seed: int) -> Iterator[Batch]:
+    """The batches of the updates of one step: the whole batch or, for objectives that learn from the same rollouts
+    several times, `passes` over it in `minibatches` pieces, shuffled anew each time."""
+    if steps.n_updates == 1:
+        yield batch
+        return
+    size = -(-len(batch.trees) // steps.minibatches)
+    for turn in range(steps.passes):
+        order = torch.randperm(len(batch.trees), generator=torch.Generator().manual_seed(seed_of(seed, turn))).tolist()
+        yield from (batch.select(order[start : start + size]) for start in range(0, len(order), size))
+
+
+def _resume(state: State, n: int, job: Job) -> tuple[int, dict[str, float]]:
     """Where to go on, and the metrics of the step before."""
     try:
-        first, sums = load_checkpoint(job.scratch, models.policy, optimizer, watch)
+        first, sums = load_checkpoint(job.scratch, state)
     except Damaged as damage:
         job.emit("alert", level="warning", title=str(damage), cure="")
         first, sums = 0, {}
     if first:
         job.note(f"going on after step {first} of {n}")
     else:
-        watch.begin(models, optimizer)
+        state.watch.begin(state.models, state.optimizer)
     return first, sums
 
 
-def step_shares(models: Models, objective: Loss, batch: Batch, micro_tokens: int) -> Tally:
-    """Leaves the gradient of a whole batch in the parameters, whatever the size of its micro-batches."""
-    tally = Tally()
+def step_shares(models: Models, objective: Loss, batch: Batch, micro_tokens: int) -> Shares:
+    """Prepares a batch and leaves its gradient in the parameters."""
     with torch.no_grad():
         batch = objective.prepare(batch, models)
+    return shares(models, objective, batch, micro_tokens)
+
+
+def shares(models: Models, objective: Loss, batch: Batch, micro_tokens: int) -> Shares:
+    """Leaves the gradient of a prepared batch in the parameters, whatever the size of its micro-batches."""
+    found = Shares()
     total = batch.counts()
     for micro in batch.split(micro_tokens):
         loss, metrics = objective.loss(models, micro, total)
         loss.backward()
-        tally.add(loss=loss, **metrics)
-        tally.tokens += micro.n_tokens()
-    return tally
+        found.add(loss=loss, **metrics)
+        found.tokens += micro.n_tokens()
+    return found
 
 
-def _clip(policy: Policy, max_norm: float, step: int) -> float:
-    norm = float(torch.nn.utils.clip_grad_norm_(policy.trainable(), max_norm))
-    if not math.isfinite(norm):
+def _clip(models: Models, max_norm: float, step: int) -> dict[str, float]:
+    """The length of each model's gradient, held to `max_norm`: a critic that errs much does not slow the policy down."""
+    policy = models.policy.trainable()
+    known = set(map(id, policy))
+    others = [p for p in models.trained().values() if id(p) not in known]
+    norms = {"grad_norm": float(torch.nn.utils.clip_grad_norm_(policy, max_norm))}
+    if others:
+        norms["critic_grad_norm"] = float(torch.nn.utils.clip_grad_norm_(others, max_norm))
+    if not all(map(math.isfinite, norms.values())):
         raise Diverged(
             f"The gradient of step {step + 1} is not finite. Lower `learning_rate`, or train in `dtype: float32`."
         )
-    return norm
+    return norms
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
@@ -165,14 +225,6 @@ def _set_rate(optimizer: torch.optim.Optimizer, rate: float) -> float:
     return rate
 
 
-def _report(job: Job, step: int, n: int, rate: float, tally: Tally, norm: float, seconds: float) -> None:
-    job.emit(
-        "progress",
-        step=step,
-        of=n,
-        lr=rate,
-        tokens=tally.tokens,
-        tokens_per_s=round(tally.tokens / max(seconds, 1e-9), 1),
-        grad_norm=norm,
-        **tally.sums,
-    )
+def _report(job: Job, step: int, n: int, rate: float, tokens: int, sums: Mapping[str, float], seconds: float) -> None:
+    speed = round(tokens / max(seconds, 1e-9), 1)
+    job.emit("progress", step=step, of=n, lr=rate, tokens=tokens, tokens_per_s=speed, **sums)

@@ -1,10 +1,11 @@
 """Where batches come from. A source is asked for the batch of a step; what it gives depends on the step and the seed
 alone, so a resumed run reads on where the killed one stopped without reading anything again."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from posttrain.functional.layout import Tree
 from posttrain.functional.seeds import seed_of
 from posttrain.models.policy import Models
 
+from .job import Job
 from .watch import Watch
 
 MOST_TIMES = 4  # how many times its rows a batch replays at most
@@ -21,15 +23,30 @@ MOST_TIMES = 4  # how many times its rows a batch replays at most
 REPLAY = 1  # tells the seed of replayed rows from that of the others
 
 
-class Source(Protocol):
-    """Gives the batch of each optimizer step."""
+class Source(ABC):
+    """Gives the batch of each step."""
 
+    @abstractmethod
     def draw(self, step: int, models: Models) -> Batch:
         """The batch of `step`."""
 
+    def told(self) -> Mapping[str, float]:
+        """What there is to say of the batch drawn last, beside the loss's own metrics."""
+        return {}
+
+    def heard(self, step: int, sums: Mapping[str, float], job: Job) -> None:
+        """What the step came to, for a source that goes by it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it must remember from step to step, plain numbers and lists."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts back what a checkpoint holds."""
+
 
 @dataclass(frozen=True)
-class FromRows:
+class FromRows(Source):
     """Rows in an order that is drawn anew for every epoch; an epoch's last batch may be smaller."""
 
     trees: Sequence[Tree]
@@ -53,7 +70,7 @@ def _order(n: int, seed: int, epoch: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Replayed:
+class Replayed(Source):
     """The batches of one source with rows of general ones behind them: those of one, and of one more for every time
     that the training had to back off, up to all of them."""
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from posttrain.data.batch import Batch
 from posttrain.functional.layout import Tree
-from posttrain.models.policy import Models, Policy
+from posttrain.models.policy import Models
 
 from .job import Job
 from .method import Objective
@@ -170,7 +170,7 @@ class Watch:
         """The first look, before the first step."""
         for n, rule in enumerate(self.rules):
             rule.judge(rule.look(models), 0)
-            self.kept[n] = _keep(models.policy, optimizer)
+            self.kept[n] = _keep(models, optimizer)
 
     def after(self, step: int, of: int, models: Models, optimizer: torch.optim.Optimizer, job: Job) -> None:
         """Looks where a look is due: at every n-th step, and at the last."""
@@ -188,9 +188,9 @@ class Watch:
         if text := rule.told(step):
             job.emit("alert", level="warning", title=text, cure="")
         if verdict == "good":
-            self.kept[n] = _keep(models.policy, optimizer)
+            self.kept[n] = _keep(models, optimizer)
         elif verdict != "bad" or step == of:
-            _put_back(models.policy, optimizer, self.kept[n])
+            _put_back(models, optimizer, self.kept[n])
             self.backed_off += verdict == "back off"
             self.ended |= verdict == "stop"
             return True
@@ -210,8 +210,8 @@ class Watch:
         self.kept = {n: Kept(**kept) for n, kept in state["kept"].items()}
 
 
-def _keep(policy: Policy, optimizer: torch.optim.Optimizer) -> Kept:
-    return Kept([p.detach().clone() for p in policy.trainable()], _copied(optimizer.state_dict()))
+def _keep(models: Models, optimizer: torch.optim.Optimizer) -> Kept:
+    return Kept([p.detach().clone() for p in models.trained().values()], _copied(optimizer.state_dict()))
 
 
 def _copied(value: Any) -> Any:
@@ -223,7 +223,7 @@ def _copied(value: Any) -> Any:
 
 
 @torch.no_grad()
-def _put_back(policy: Policy, optimizer: torch.optim.Optimizer, kept: Kept) -> None:
-    for weight, value in zip(policy.trainable(), kept.weights, strict=True):
+def _put_back(models: Models, optimizer: torch.optim.Optimizer, kept: Kept) -> None:
+    for weight, value in zip(models.trained().values(), kept.weights, strict=True):
         weight.copy_(value)
     optimizer.load_state_dict(_copied(kept.optimizer))
