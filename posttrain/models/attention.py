@@ -12,6 +12,7 @@ a CPU compiles a product for each shape and keeps it, which would cost time and 
 Shapes: T tokens, H query heads, K key/value heads, D head width; a block has n queries and m keys.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -59,6 +60,26 @@ class Unsupported(Exception):
 
 
 _plan: ContextVar[Plan | None] = ContextVar("packed attention plan", default=None)
+
+
+@dataclass
+class Windows:
+    """How far layers look back: `narrowest` is noted by every step that decodes."""
+
+    narrowest: int = sys.maxsize
+
+
+_decoding: ContextVar[Windows | None] = ContextVar("texts in flight get a token each", default=None)
+
+
+@contextmanager
+def decoding(windows: Windows) -> Iterator[None]:
+    """Within: keys, values and the mask come from `slots.Slots`, and every text in flight has one query."""
+    token = _decoding.set(windows)
+    try:
+        yield
+    finally:
+        _decoding.reset(token)
 
 
 @contextmanager
@@ -224,29 +245,40 @@ def _attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    plan = _plan.get()
+    plan, windows = _plan.get(), _decoding.get()
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if windows is not None:
+        assert attention_mask is not None
+        from .slots import step_attention
+
+        _check_supported(dropout, kwargs)
+        windows.narrowest = min(windows.narrowest, kwargs.get("sliding_window") or sys.maxsize)
+        return step_attention(query, key, value, attention_mask, scale), None
     if plan is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
         )
-    _check_supported(plan, query, dropout, kwargs)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    _check_supported(dropout, kwargs)
+    _check_packed(plan, query, kwargs)
     query, key = query.to(value.dtype), key.to(value.dtype)
     o = _PackedAttention.apply(query[0], key[0], value[0], scale, plan)
     return o.transpose(0, 1)[None], None
 
 
-def _check_supported(plan: Plan, query: Tensor, dropout: float, kwargs: dict[str, Any]) -> None:
-    window = kwargs.get("sliding_window")
-    if window is not None and plan.longest_path > window:
-        raise Unsupported(f"a sliding window of {window} tokens")
+def _check_supported(dropout: float, kwargs: dict[str, Any]) -> None:
     for name in ("softcap", "s_aux", "position_bias"):
         if kwargs.get(name) is not None:
             raise Unsupported(name)
     if dropout:
         raise Unsupported("attention dropout")
+
+
+def _check_packed(plan: Plan, query: Tensor, kwargs: dict[str, Any]) -> None:
+    window = kwargs.get("sliding_window")
+    if window is not None and plan.longest_path > window:
+        raise Unsupported(f"a sliding window of {window} tokens")
     if len(query) != 1:
         raise Unsupported("several packed rows at once")
 

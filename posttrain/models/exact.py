@@ -18,7 +18,7 @@ TOLERANCE = 2e-4
 LAYOUTS = ("packed", "padded", "logits")
 
 
-def _probe(vocabulary: int) -> list[Tree]:
+def probe(vocabulary: int) -> list[Tree]:
     """Two small trees with two branches of unlike length: everything that a layout can get wrong."""
     draw = torch.Generator().manual_seed(0)
 
@@ -35,7 +35,7 @@ def _probe(vocabulary: int) -> list[Tree]:
 def exact_layout(policy: "Policy") -> tuple[str, str]:
     """The fastest layout that agrees with whole logits on padded rows, and why it was chosen."""
     dtype, policy.dtype = policy.dtype, "float32"
-    trees = _probe(n_rows(policy.model))
+    trees = probe(n_rows(policy.model))
     why = "packed rows are exact"
     try:
         truth = policy.tried(trees, "logits")

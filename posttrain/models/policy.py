@@ -73,6 +73,7 @@ class Policy:
         self.dtype = computes_in(dtype, self.device)
         self.pad_id, self.micro_tokens = _pad_id(tokenizer), micro_tokens
         self.n_virtual = n_virtual(model, adapter)
+        self.reach: int | None = None  # how long a text `decoding` continues exactly; found when first sampled from
         self.layout, self.why = (layout, "as asked") if layout else exact_layout(self)
 
     @property

@@ -16,10 +16,9 @@ from posttrain.functional.seeds import seed_of
 from posttrain.schema.errors import DataError
 from posttrain.schema.settings import Settings
 
+from .decoding import BATCH_TOKENS, Answer, Asked, Choose, Flight, reach
 from .policy import Policy
 from .seq2seq import Writing
-
-BATCH_TOKENS = 16_384
 
 
 class Sampling(Settings):
@@ -36,13 +35,16 @@ class Sampling(Settings):
 class Sampler(Protocol):
     """Anything that answers prompts."""
 
-    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int = 0) -> list[list[int]]:
-        """An answer for each prompt, in order, as token ids with the stop token if one was drawn."""
+    def sample(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int = 0, n: int = 1
+    ) -> list[list[int]]:
+        """`n` answers for each prompt, in order (those of the first prompt, those of the second), as token ids with the
+        stop token if one was drawn."""
 
 
 @dataclass
 class TransformersSampler:
-    """Samples from a policy. `watch` is called with the number of prompts answered so far."""
+    """Samples from a policy, at most `batch` answers at once. `watch` is called with the number of answers so far."""
 
     policy: Policy
     stop_ids: frozenset[int]
@@ -50,26 +52,28 @@ class TransformersSampler:
     watch: Callable[[int], None] = field(default=lambda done: None)
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int = 0) -> list[list[int]]:
+    def sample(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int = 0, n: int = 1
+    ) -> list[list[int]]:
         self._check(prompts)
-        answers: list[list[int]] = [[] for _ in prompts]
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        start = 0
-        while start < len(order):
-            rows = order[start : start + self.batch]
-            longest = len(prompts[rows[-1]]) + sampling.max_new_tokens
-            rows = rows[: max(1, BATCH_TOKENS // longest)]
-            with self.policy.precision(), self.policy.answering():
-                for row, answer in zip(
-                    rows, self._decode([prompts[i] for i in rows], rows, sampling, seed), strict=True
-                ):
-                    answers[row] = answer
-            start += len(rows)
-            self.watch(start)
-        return answers
+        asked = [Asked(prompt) for prompt in prompts]
+        answers = [
+            Answer(row, asked[row // n], min(sampling.max_new_tokens, self.policy.room(len(prompts[row // n]))))
+            for row in range(len(prompts) * n)
+        ]
+        choose = Drawing(sampling, seed)
+        together = max((answer.longest() for answer in answers), default=0) <= reach(self.policy)
+        with self.policy.precision(), self.policy.answering():
+            if together:
+                Flight(self.policy, choose, self.stop_ids, self.batch, self.watch).run(answers)
+            else:
+                self._in_batches(answers, choose)
+        return [answer.tokens for answer in answers]
 
     def _check(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Raises DataError for a prompt that leaves no room for an answer."""
+        """Raises DataError for a prompt without tokens and for one that leaves no room for an answer."""
+        if not all(prompts):
+            raise DataError("A prompt has no tokens. Leave it out or give it some.")
         longest, context = max(map(len, prompts), default=0), self.policy.context
         if not self.policy.room(longest):
             beside = "" if self.policy.encodes else " with its answer"
@@ -78,26 +82,31 @@ class TransformersSampler:
                 "Shorten the prompts or show fewer examples."
             )
 
-    def _decode(
-        self, prompts: Sequence[Sequence[int]], rows: Sequence[int], sampling: Sampling, seed: int
-    ) -> list[list[int]]:
-        answers: list[list[int]] = [[] for _ in prompts]
-        draws = _draws(rows, sampling, seed)
-        writing = (Writing if self.policy.encodes else Continuing)(self.policy, prompts)
-        alive, tokens = list(range(len(prompts))), None
-        for step in range(min(sampling.max_new_tokens, self.policy.room(max(map(len, prompts))))):
-            logits = writing.logits(tokens)
-            tokens = _choose(logits.float(), sampling, draws[alive, step] if draws is not None else None)
-            for row, token in zip(alive, tokens.tolist(), strict=True):
-                answers[row].append(token)
-            keep = [i for i, token in enumerate(tokens.tolist()) if token not in self.stop_ids]
+    def _in_batches(self, answers: Sequence[Answer], choose: Choose) -> None:
+        """Rows of like length decode together, padded; those that are finished leave."""
+        order = sorted(answers, key=lambda answer: len(answer.asked.ids))
+        start = 0
+        while start < len(order):
+            rows = order[start : start + self.batch]
+            rows = rows[: max(1, BATCH_TOKENS // max(answer.longest() for answer in rows))]
+            self._decode(rows, choose)
+            start += len(rows)
+            self.watch(start)
+
+    def _decode(self, answers: Sequence[Answer], choose: Choose) -> None:
+        writing = (Writing if self.policy.encodes else Continuing)(self.policy, [a.asked.ids for a in answers])
+        alive, tokens = list(answers), None
+        while True:
+            tokens = choose(writing.logits(tokens).float(), alive)
+            for answer, token in zip(alive, tokens.tolist(), strict=True):
+                answer.tokens.append(token)
+            keep = [i for i, answer in enumerate(alive) if not answer.over(self.stop_ids)]
             if not keep:
-                break
+                return
             if len(keep) < len(alive):
                 chosen = torch.tensor(keep, device=tokens.device)
                 writing.keep(chosen)
                 tokens, alive = tokens[chosen], [alive[i] for i in keep]
-        return answers
 
 
 class Continuing:
@@ -146,18 +155,25 @@ def _left_padded(prompts: Sequence[Sequence[int]], policy: Policy) -> tuple[Tens
     return ids, mask
 
 
-def _draws(rows: Sequence[int], sampling: Sampling, seed: int) -> Tensor | None:
-    """(rows, max_new_tokens) uniform numbers, each row from its own generator; None when nothing is drawn."""
-    if sampling.temperature == 0:
-        return None
-    generators = [torch.Generator().manual_seed(seed_of(seed, row)) for row in rows]
-    return torch.stack([torch.rand(sampling.max_new_tokens, generator=g, dtype=torch.float64) for g in generators])
+class Drawing:
+    """Chooses tokens: the likeliest, or by uniform numbers, of which each answer has a generator of its own."""
+
+    def __init__(self, sampling: Sampling, seed: int):
+        self.sampling, self.seed = sampling, seed
+
+    def __call__(self, logits: Tensor, answers: Sequence[Answer]) -> Tensor:
+        if self.sampling.temperature == 0:
+            return logits.argmax(-1)
+        for answer in answers:
+            if not answer.draws:
+                generator = torch.Generator().manual_seed(seed_of(self.seed, answer.row))
+                answer.draws = torch.rand(answer.limit, generator=generator, dtype=torch.float64).tolist()
+        uniform = torch.tensor([answer.draws[len(answer.tokens)] for answer in answers], dtype=torch.float64)
+        return _drawn(logits, self.sampling, uniform)
 
 
-def _choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor:
-    """(rows, V) -> (rows,): the likeliest token, or the one where the summed probability passes a uniform number."""
-    if uniform is None:
-        return logits.argmax(-1)
+def _drawn(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
+    """(rows, V) -> (rows,): the token where the summed probability passes a uniform number."""
     probabilities, tokens = (
         (logits.double() / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
     )
