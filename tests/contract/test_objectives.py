@@ -1,5 +1,8 @@
 """What every objective keeps, found by listing: its gradient does not depend on how a batch is cut or ordered."""
 
+from dataclasses import replace
+from itertools import cycle
+
 import pytest
 import torch
 
@@ -13,22 +16,36 @@ from posttrain.engine.watch import Budget, Patience, Watch
 from posttrain.functional.divergence import plain_divergence
 from posttrain.functional.layout import Tree
 from posttrain.models.policy import Models, Policy
+from posttrain.models.scorer import Scorer
 from posttrain.schema.find import class_of, methods
-from posttrain.schema.rows import Pair
+from posttrain.schema.rows import Labelled, Pair, Ranked
 from tests import tiny
 
 OBJECTIVES = [name for name, entry in methods().items() if entry.kind == "objective"]
 
 
-def models() -> Models:
-    tokenizer = tiny.tokenizer()
-    return Models(
-        Policy(tiny.model(seed=1), tokenizer, layout="packed"), Policy(tiny.model(seed=9), tokenizer, layout="packed")
+GRADES = {Pair: [(1.0, 0.0)], Ranked: [(2.0, 1.0, 0.0)], Labelled: [(1.0,), (0.0,)]}
+"""What the answers of a row are worth, by the shape of rows, for one row after the other."""
+
+
+def models(objective) -> Models:
+    """What it trains, and another of the same kind."""
+    kind, made = (Scorer, tiny.reward_model) if objective.scores else (Policy, tiny.model)
+    return Models(*(kind(made(seed=seed), tiny.tokenizer(), layout="packed") for seed in (1, 9)))
+
+
+def forest(objective, n: int = 8, seed: int = 3) -> tuple[Tree, ...]:
+    """Rows of the shape that it reads."""
+    grades = GRADES.get(objective.reads, [(None,)])
+    return tuple(
+        Tree(tree.prompt, tuple(replace(b, grade=g) for b, g in zip(tree.branches, worth, strict=True)))
+        for tree, worth in zip(tiny.trees(n, len(grades[0]), seed=seed), cycle(grades), strict=False)
     )
 
 
-def forest(objective):
-    return tiny.trees(8, 2 if objective.reads is Pair else 1, seed=3)
+def writes_or_skip(objective) -> None:
+    if objective.scores:
+        pytest.skip("what scores answers expects no tokens, whose divergence or perplexity could be watched")
 
 
 def flat(policy: Policy, what: str) -> torch.Tensor:
@@ -42,7 +59,7 @@ def flat(policy: Policy, what: str) -> torch.Tensor:
 
 
 def gradient(objective, trees, micro_tokens) -> torch.Tensor:
-    both = models()
+    both = models(objective)
     step_shares(both, objective, Batch(tuple(trees)), micro_tokens)
     return flat(both.policy, "grad")
 
@@ -57,11 +74,11 @@ def objective(request):
 def test_weights_after_twenty_steps_agree_over_micro_batches(objective, tmp_path):
     ends = []
     for micro_tokens in (10**6, 60, 1):
-        both = models()
+        both = models(objective)
         steps = Steps(20, 1e-3, micro_tokens=micro_tokens)
         fit(both, objective, FromRows(forest(objective), 4, seed=0), steps, Job(tmp_path, tmp_path / str(micro_tokens)))
         ends.append(flat(both.policy, "weights"))
-    moved = (ends[0] - flat(models().policy, "weights")).abs().max()
+    moved = (ends[0] - flat(models(objective).policy, "weights")).abs().max()
     assert moved > 1e-3
     for end in ends[1:]:
         assert (ends[0] - end).abs().max() < 1e-4 * moved + 2e-5
@@ -69,18 +86,19 @@ def test_weights_after_twenty_steps_agree_over_micro_batches(objective, tmp_path
 
 def test_everything_that_keeps_agrees_over_micro_batches(objective, tmp_path):
     """Replay, divergence from the start, both pulls, a budget and early stopping, all at once."""
+    writes_or_skip(objective)
     ends = []
     for micro_tokens in (10**6, 60, 1):
-        both, scratch = models(), tmp_path / str(micro_tokens)
+        both, scratch = models(objective), tmp_path / str(micro_tokens)
         scratch.mkdir()
-        trees, general = forest(objective), tiny.trees(5, len(forest(objective)[0].branches), seed=8)
+        trees, general = forest(objective), forest(objective, 5, seed=8)
         watch = Watch([Budget(general, 0.01, 2, "back_off"), Patience(trees[:3], objective, 3, 3)])
         steps, job = Steps(8, 1e-2, micro_tokens=micro_tokens), Job(tmp_path, scratch)
-        near = Near(objective, models().policy, 0.5, "reverse")
+        near = Near(objective, models(objective).policy, 0.5, "reverse")
         source = Replayed.beside(FromRows(trees, 4, 0), general, 0.3, watch)
         fit(both, near, source, steps, job, watch, Anchors(both.policy, 0.1, 1.0, general))
         ends.append((flat(both.policy, "weights"), watch.backed_off))
-    moved = (ends[0][0] - flat(models().policy, "weights")).abs().max()
+    moved = (ends[0][0] - flat(models(objective).policy, "weights")).abs().max()
     assert moved > 1e-3
     for end, backed_off in ends[1:]:
         assert (ends[0][0] - end).abs().max() < 1e-3 * moved + 2e-5
@@ -90,11 +108,12 @@ def test_everything_that_keeps_agrees_over_micro_batches(objective, tmp_path):
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_the_divergence_from_the_start_is_that_of_whole_logits(objective, direction):
     """And its gradient: what the objective alone has, and the divergence's by plain differentiation."""
-    trees, both = forest(objective), models()
+    writes_or_skip(objective)
+    trees, both = forest(objective), models(objective)
     bare = gradient(objective, trees, 10**6)
-    start = models().reference
+    start = models(objective).reference
     tally = step_shares(both, Near(objective, start, 0.7, direction), Batch(trees), 60)
-    plain = models()
+    plain = models(objective)
     policy, reference = (
         torch.cat([_at_targets(of, tree) for branch in range(len(trees[0].branches)) for tree in _each(trees, branch)])
         for of in (plain.policy, start)
@@ -118,8 +137,10 @@ def _at_targets(policy, tree) -> torch.Tensor:
 
 
 def test_order_of_rows_does_not_matter(objective):
+    """Where answers that are in no row are made of neighbours, the first row being the last one's: where they begin."""
     trees = forest(objective)
-    one, other = gradient(objective, trees, 60), gradient(objective, trees[::-1], 60)
+    again = (*trees[3:], *trees[:3]) if objective.strays else trees[::-1]
+    one, other = gradient(objective, trees, 60), gradient(objective, again, 60)
     assert (one - other).norm() / one.norm() < 1e-5
 
 
