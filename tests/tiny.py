@@ -58,6 +58,15 @@ def model(family: str = "llama", seed: int = 0, **changes: Any) -> hf.PreTrained
     return made.eval()
 
 
+def reward_model(family: str = "llama", seed: int = 0, **changes: Any) -> hf.PreTrainedModel:
+    """The same with a head of one number, as transformers builds it."""
+    config = model(family, seed, **changes).config
+    config.num_labels = 1
+    made = hf.AutoModelForSequenceClassification.from_config(config)
+    made.set_attn_implementation(attention.register())
+    return made.eval()
+
+
 def trees(n: int, n_branches: int, seed: int = 0, longest: int = 12) -> tuple[Tree, ...]:
     """Drawn trees; every branch learns at least its last token."""
     draw = torch.Generator().manual_seed(seed)

@@ -76,7 +76,7 @@ def load_weights(model: Model, *, four_bits: bool = False, scores: bool = False)
     was trained so, or on request. `scores` gives it a head of one number in place of its own. Raises ModelError."""
     use_fast_matmul()
     path = Path(model.base or model.path)
-    quantised = configuration(lambda: _skeleton(path)) if four_bits else noted(Path(model.path))
+    quantised = configuration(lambda: _skeleton(path, scores)) if four_bits else noted(Path(model.path))
     weights: Any = _load_dense(
         path, scores, **{"quantization_config": quantised, "device_map": {"": device()}} if quantised else {}
     )
@@ -124,8 +124,11 @@ def load_scorer(model: Model, *, dtype: str = "float32", **options: Any) -> Scor
 
 
 def _load_dense(path: Path, scores: bool = False, **options: Any) -> "PreTrainedModel":
-    encodes = _config(path).is_encoder_decoder
+    config = _config(path)
+    encodes = config.is_encoder_decoder
     if scores:
+        if encodes or type(config) not in _transformers().MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            raise _cannot_score(path)
         options["num_labels"] = 1
     for implementation in ("sdpa" if encodes else attention.NAME, "eager"):
         try:
@@ -144,8 +147,19 @@ def _load_dense(path: Path, scores: bool = False, **options: Any) -> "PreTrained
     ) from failure
 
 
+def _cannot_score(path: Path) -> ModelError:
+    return ModelError(
+        f"{path} is a {_config(path).model_type} model, of which transformers has none that reads a text from left to "
+        f"right and gives it one number (`{SCORES}` with a layer `score`). Take another one for the reward model, such "
+        "as a Llama, Mistral, Qwen, Gemma, Phi or GPT-2."
+    )
+
+
 def _headed(weights: Any, path: Path) -> Any:
-    """A model with a head of one number. A fresh head begins with nothing, so that every answer begins equal."""
+    """A model with a head of one number. A fresh head begins with nothing, so that every answer begins equal. Raises
+    ModelError for a head that is another kind of layer, as models have that read from both sides."""
+    if not hasattr(weights, "score"):
+        raise _cannot_score(path)
     architectures = _config(path).architectures or []
     if not any(name.endswith(SCORES) for name in architectures):
         torch.nn.init.zeros_(weights.score.weight)
@@ -159,10 +173,10 @@ def _auto(encodes: bool, scores: bool = False) -> Any:
     return _transformers().AutoModelForSeq2SeqLM if encodes else _transformers().AutoModelForCausalLM
 
 
-def _skeleton(path: Path) -> "PreTrainedModel":
+def _skeleton(path: Path, scores: bool) -> "PreTrainedModel":
     """A model with its names and shapes, and any weights."""
     config = _config(path)
-    model: PreTrainedModel = _auto(config.is_encoder_decoder).from_config(config)
+    model: PreTrainedModel = _auto(config.is_encoder_decoder, scores).from_config(config)
     return model
 
 

@@ -33,6 +33,7 @@ from .adapters import n_virtual
 from .exact import exact_layout
 from .expected import Expected
 from .precision import computes_in
+from .vocabulary import n_rows
 
 if TYPE_CHECKING:  # half a second each to import, which a run that keeps everything need not pay
     from peft import PeftModel
@@ -71,7 +72,7 @@ class Policy:
         self.model, self.tokenizer, self.adapter, self.offload = model.eval(), tokenizer, adapter, offload
         self._known: dict[tuple[int, bool], Expected] | None = None
         self.dtype = computes_in(dtype, self.device)
-        self.pad_id, self.micro_tokens = _pad_id(tokenizer), micro_tokens
+        self.pad_id, self.micro_tokens = _pad_id(tokenizer, n_rows(model)), micro_tokens
         self.n_virtual = n_virtual(model, adapter)
         self.reach: int | None = None  # how long a text `decoding` continues exactly; found when first sampled from
         self.layout, self.why = (layout, "as asked") if layout else exact_layout(self)
@@ -285,6 +286,7 @@ class Models:
         return found | {f"critic.{name}": p for name, p in more if p.requires_grad and id(p) not in known}
 
 
-def _pad_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """Padded places are masked, so any id does; the tokenizer's own is the least surprising."""
-    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+def _pad_id(tokenizer: "PreTrainedTokenizerBase", n_tokens: int) -> int:
+    """Padded places are masked, so any id does; the tokenizer's own is the least surprising, where the model has it."""
+    own = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((i for i in own if i is not None and i < n_tokens), 0)

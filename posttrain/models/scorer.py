@@ -40,12 +40,12 @@ class Scorer(Policy):
         offset: float = 0.0,
         **options: Any,
     ) -> None:
-        self.own_head, self.offset = head, offset
-        super().__init__(model, tokenizer, **options)
-        if self.encodes:
+        if model.config.is_encoder_decoder:
             raise ModelError(
                 "A reward model or critic reads whole answers, which an encoder-decoder does not. Give a decoder."
             )
+        self.own_head, self.offset = head, offset
+        super().__init__(model, tokenizer, **options)
 
     @property
     def head(self) -> nn.Module:

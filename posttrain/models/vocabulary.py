@@ -35,10 +35,13 @@ def make_room(model: Any, ids: Sequence[int]) -> None:
 
 def give_padding(model: Any, tokenizer: "PreTrainedTokenizerBase") -> None:
     """A padding token that ends no answer: programs that look for the last token that is not padding must find the one
-    that ends an answer. A tokenizer without such a token gets a new one."""
+    that ends an answer. A tokenizer without such a token gets a new one; where an adapter sits on the model, whose base
+    cannot grow, one that it has takes its place if there is any."""
     ends = ChatFormat(tokenizer).stop_ids
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id in ends:
-        tokenizer.add_special_tokens({"pad_token": PADDING})
+        names = ("unk_token", "bos_token") if hasattr(model, "peft_config") else ()
+        spare = [getattr(tokenizer, name) for name in names if getattr(tokenizer, f"{name}_id") not in (None, *ends)]
+        tokenizer.add_special_tokens({"pad_token": spare[0] if spare else PADDING})
         if tokenizer.pad_token_id >= n_rows(model):
             make_room(model, [tokenizer.pad_token_id])
     model.config.pad_token_id = tokenizer.pad_token_id

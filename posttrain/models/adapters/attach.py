@@ -54,6 +54,7 @@ def save_adapter(adapted: "PeftModel", folder: Path) -> None:
     config, state = unfolded(adapted)
     rows_of_tokens = {name: rows for name, rows in state.items() if name.endswith("trainable_tokens_delta")}
     state |= {f"{name}.{NAME}": rows for name, rows in rows_of_tokens.items()}  # as PEFT looks for them
+    state |= {name: p for name, p in adapted.state_dict().items() if f".modules_to_save.{NAME}." in name}  # a head
     own = adapted.peft_config[NAME]
     adapted.peft_config[NAME] = config
     try:

@@ -42,12 +42,17 @@ def task_of(model: "PreTrainedModel") -> Any:
     return TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
 
 
+def head_of(model: "PreTrainedModel") -> Any:
+    """The last layer of a model, which no adapter changes: the one that writes, or the one that scores."""
+    return model.get_output_embeddings() or getattr(model, "score", None)
+
+
 def linear_layers(model: "PreTrainedModel") -> list[str]:
     """The last parts of the names of a model's linear layers, its head left out."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
-    head = model.get_output_embeddings()
+    head = head_of(model)
     found = (name for name, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and m is not head)
     return sorted({name.rpartition(".")[2] for name in found})
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from posttrain.schema.errors import ModelError
 
-from .family import Family, target_modules, task_of
+from .family import Family, head_of, target_modules, task_of
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -50,7 +50,7 @@ class OSF(Family):
 
 def _widths(model: "PreTrainedModel") -> Iterator[tuple[str, int]]:
     """The number of singular directions of every linear layer but the head."""
-    head = model.get_output_embeddings()
+    head = head_of(model)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and module is not head:
             yield name, min(module.weight.shape)
