@@ -30,6 +30,13 @@ def _share(value: Any) -> Any:
     return value
 
 
+INSTEAD = {
+    "keep.kl": "leave it out, or hold its weights with `keep: {l2: 0.001}`",
+    "keep.replay": "leave it out, and name general preferences beside the others in `data`",
+    "forget": "leave it out, or keep the best weights with `stop_early: {on: held_out.jsonl}`",
+}
+"""What does for a reward model what an option does for others."""
+
 Share = Annotated[float, BeforeValidator(_share), Field(gt=0)]
 
 
@@ -100,9 +107,23 @@ class Guarding(Settings):
     stop_early: StopEarly | None = None
     """Stop when held-out loss no longer falls and keep the best weights, as `{on: dev.jsonl, patience: 3}`."""
 
-    def guarded(self, source: FromRows, replayed: Sequence[Tree], watch: Watch) -> Source:
+    @model_validator(mode="after")
+    def _suits_what_is_trained(self) -> "Guarding":
+        """A reward model writes nothing, so what is watched or held in what a model writes would hold nothing."""
+        asked = {"keep.kl": self.keep.kl, "keep.replay": self.keep.replay, "forget": self.forget}
+        if getattr(getattr(self, "objective", None), "scores", False):
+            for option in (name for name, value in asked.items() if value):
+                raise ValueError(
+                    f"a reward model writes nothing, so `{option}` has no meaning for it: {INSTEAD[option]}"
+                )
+        return self
+
+    def guarded(self, source: Source, replayed: Sequence[Tree], watch: Watch) -> Source:
         """The source, with what is replayed in every batch."""
-        return Replayed.beside(source, replayed, self.keep.replay.share, watch) if self.keep.replay else source
+        if self.keep.replay is None:
+            return source
+        assert isinstance(source, FromRows)
+        return Replayed.beside(source, replayed, self.keep.replay.share, watch)
 
     def near(self, objective: Objective, start: Policy | None) -> Loss:
         """The objective, with the divergence from the start beside it."""

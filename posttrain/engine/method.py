@@ -112,18 +112,24 @@ class Loss(Protocol):
 
 class Objective(Settings):
     """A loss. `reads` is the shape of row it trains on, `needs` the models it wants beside the policy; `scores` says
-    that what it trains gives answers a number and writes none, `strays` that it asks the reference about answers of no row."""
+    that what it trains gives answers a number and writes none, `strays` that it asks the reference about answers of no
+    row, and `online` that it learns from answers that the policy itself gives to its rows, which are prompts."""
 
     version: ClassVar[int] = 1
     reads: ClassVar[type[Row]]
     needs: ClassVar[frozenset[str]] = frozenset()
     scores: ClassVar[bool] = False
     strays: ClassVar[bool] = False
+    online: ClassVar[bool] = False
     recommended: ClassVar[Mapping[str, Any]] = {}
 
     def prepare(self, batch: "Batch", models: "Models") -> "Batch":
         """Without gradient, on the whole batch: whatever must be known before it is cut up."""
         return batch
+
+    def needed(self) -> frozenset[str]:
+        """The models that it wants with these settings: all of `needs`, unless one has nothing to do."""
+        return self.needs
 
     @abstractmethod
     def loss(self, models: "Models", micro: "Batch", total: "Counts") -> "tuple[Tensor, dict[str, Tensor]]":

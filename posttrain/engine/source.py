@@ -1,11 +1,11 @@
 """Where batches come from. A source is asked for the batch of a step; what it gives depends on the step and the seed
 alone, so a resumed run reads on where the killed one stopped without reading anything again."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ MOST_TIMES = 4  # how many times its rows a batch replays at most
 REPLAY = 1  # tells the seed of replayed rows from that of the others
 
 
-class Source(ABC):
+class Source(Protocol):
     """Gives the batch of each step."""
 
     @abstractmethod
@@ -36,6 +36,7 @@ class Source(ABC):
 
     def heard(self, step: int, sums: Mapping[str, float], job: Job) -> None:
         """What the step came to, for a source that goes by it."""
+        return None
 
     def state_dict(self) -> dict[str, Any]:
         """All that it must remember from step to step, plain numbers and lists."""
@@ -43,6 +44,7 @@ class Source(ABC):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts back what a checkpoint holds."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,14 @@ class FromRows(Source):
 
     def draw(self, step: int, models: Models) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = _order(len(self.trees), self.seed, epoch)
+        order = order_of(len(self.trees), self.seed, epoch)
         rows = order[place * self.batch_size : (place + 1) * self.batch_size].tolist()
         return Batch(tuple(self.trees[row] for row in rows))
 
 
 @lru_cache(2)
-def _order(n: int, seed: int, epoch: int) -> Tensor:
+def order_of(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of `n` rows in an epoch."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed_of(seed, epoch)))
 
 

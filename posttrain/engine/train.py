@@ -1,8 +1,8 @@
 """Training as a stage: any objective, run by the one loop, with the same settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar
 
 from pydantic import ValidationError, create_model, model_validator
@@ -25,11 +25,11 @@ from posttrain.schema.settings import DatasetRef
 
 from .guarding import Guarding
 from .job import Job
-from .loop import Steps, fit
+from .loop import Beside, Steps, fit
 from .method import Made, Objective, Stage
 from .options import Computing, Stepping
 from .reference import Remembered
-from .source import FromRows
+from .source import FromRows, Source
 from .speaking import Speaking, first_look
 from .watch import Watch
 
@@ -41,6 +41,29 @@ class Begun(Models):
     """The models of a training before its first step."""
 
     reference: Policy | None = None
+
+
+@dataclass
+class Laid:
+    """All that a training begins with. `trees` are the rows that it learns, where there are rows, `is_often` whether it
+    sees them several times, and `beside` what is learnt with every update."""
+
+    begun: Begun
+    source: Source
+    n_steps: int
+    facts: Mapping[str, Any]
+    trees: Sequence[Tree] = ()
+    is_often: bool = False
+    beside: Beside | None = None
+
+    @property
+    def start(self) -> Policy | None:
+        """The model as it was before."""
+        return self.begun.reference
+
+    @cached_property
+    def models(self) -> Models:
+        return Models(self.begun.policy, self.begun.reference, self.begun.critic)
 
 
 class Training(Guarding, Speaking, Computing, Stepping, Stage):
@@ -83,32 +106,39 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
 
     def run(self, job: Job, **inputs: Any) -> Made:
         model: Model = inputs["model"]
-        begun, planted = self.begin(model, inputs["data"], job)
-        policy, start = begun.policy, begun.reference
-        described = _described(policy)
+        laid = self.laid_out(job, **inputs)
+        models, policy, objective = laid.models, laid.models.policy, self.make_objective()
+        described = _described(models)
         job.note("training {trained_weights:,} weights, {trained_share:.2%} of the model".format(**described))
-        source, objective = FromRows(planted.trees, self.batch_size, job.seed), self.make_objective()
-        n_steps = self.steps or self.epochs * source.steps_per_epoch
         beside = self._beside(model, policy, inputs, job)
-        rules = self.rules(beside["forget.on"], beside["stop_early.on"], planted.trees, objective)
+        rules = self.rules(beside["forget.on"], beside["stop_early.on"], laid.trees, objective)
         watch = Watch(list(rules.values()))
-        asked = planted.trees, beside["keep.replay.data"], beside["stop_early.on"]
-        models = Models(policy, self._remembered(start, asked, n_steps > source.steps_per_epoch))
+        asked = laid.trees, beside["keep.replay.data"], beside["stop_early.on"]
+        models.reference = self._remembered(laid.start, asked, laid.is_often)
         final = fit(
             models,
-            self.near(objective, start),
-            self.guarded(source, beside["keep.replay.data"], watch),
-            self._steps(n_steps),
+            self.near(objective, laid.start),
+            self.guarded(laid.source, beside["keep.replay.data"], watch),
+            self._steps(laid.n_steps),
             job,
             watch,
             self.anchors(policy, beside["keep.replay.data"], job.scratch),
+            laid.beside,
         )
         save_weights(policy.model, policy.tokenizer, job.folder, source=model)
         watched = {name: rule.facts(models) for name, rule in rules.items()}
-        told = objective.learnt(models, planted.trees)
-        facts = {**planted.facts(), "steps": n_steps, **described, "final": final, **watched, **told}
+        told = objective.learnt(models, laid.trees)
+        facts = {**laid.facts, "steps": laid.n_steps, **described, "final": final, **watched, **told}
         base = str(model.base or model.path) if self.carries(model.form) else None
         return Made(facts, self.makes_form(model.form), base)
+
+    def laid_out(self, job: Job, **inputs: Any) -> Laid:
+        """What is trained, on what, and for how long."""
+        begun, planted = self.begin(inputs["model"], inputs["data"], job)
+        source = FromRows(planted.trees, self.batch_size, job.seed)
+        n_steps = self.steps or self.epochs * source.steps_per_epoch
+        is_often = n_steps > source.steps_per_epoch
+        return Laid(begun, source, n_steps, planted.facts(), planted.trees, is_often)
 
     def begin(self, model: Model, data: tuple[Dataset, ...], job: Job) -> tuple[Begun, Planted]:
         """The models that are trained and asked, and the rows as trees: what a first step needs."""
@@ -153,7 +183,7 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
 
     def _reference(self, model: Model, policy: Policy) -> Policy | None:
         """The model as it was before the stage, sharing the frozen base weights where an adapter is trained."""
-        if "reference" not in self.objective.needs and not self.keep.kl:
+        if "reference" not in self.make_objective().needed() and not self.keep.kl:
             return None
         shared: dict[str, Any] = {"dtype": self.dtype, "layout": policy.layout, "micro_tokens": self.micro_tokens}
         if self.adapter is not None and not adapters.start_of(policy.model):
@@ -204,7 +234,8 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         """The rows of one input, of the objective's own shape or another, mixed as its sets say."""
         shelves = []
         for n, dataset in enumerate(data):
-            shape = shape_of(dataset, (self.objective.reads, *or_else))
+            learnt = Conversation if self.objective.online else self.objective.reads
+            shape = shape_of(dataset, (learnt, *or_else))
             shelves.append(shelved(dataset, shape, form, longest, job.scratch / f"{name}-{n}", look))
         return picked(shelves, [each.weight for each in data], [each.epochs for each in data], job.seed)
 
@@ -212,7 +243,7 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         self, start: Policy | None, asked: Sequence[Sequence[Tree]], often: bool
     ) -> "Policy | Remembered | None":
         """The reference, which answers from memory where the objective asks for the same rows again, and for no others."""
-        if start is None or "reference" not in self.objective.needs:
+        if start is None or "reference" not in self.make_objective().needed():
             return None
         return Remembered(start, *asked) if often and not self.objective.strays else start
 
@@ -225,9 +256,10 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         return Steps(n, **same)
 
 
-def _described(policy: Policy) -> dict[str, Any]:
+def _described(models: Models) -> dict[str, Any]:
     """What was trained and how it was computed."""
-    trained = sum(p.numel() for p in policy.trainable())
+    policy = models.policy
+    trained = sum(p.numel() for p in models.trained().values())
     share = trained / adapters.n_weights(policy.model)
     return {
         "trained_weights": trained,
@@ -242,12 +274,17 @@ def _described(policy: Policy) -> dict[str, Any]:
 @cache
 def training(objective: type[Objective]) -> type[Training]:
     """The stage that trains with `objective`: its settings first, then those of every training."""
+    base: type[Training] = Training
+    if objective.online:
+        from .online import Online
+
+        base = Online
     fields: dict[str, Any] = {name: (info.annotation, info) for name, info in objective.model_fields.items()}
     for name, default in objective.recommended.items():
-        info = Training.model_fields[name]
+        info = base.model_fields[name]
         fields[name] = (info.annotation, info.merge_field_infos(info, default=default))
     stage = create_model(
-        objective.__name__, __base__=Training, __doc__=objective.__doc__, __module__=objective.__module__, **fields
+        objective.__name__, __base__=base, __doc__=objective.__doc__, __module__=objective.__module__, **fields
     )
     stage.objective, stage.reads, stage.version = objective, objective.reads, objective.version
     if objective.scores:

@@ -3,7 +3,7 @@
 from .attach import attach, is_virtual, n_virtual, n_weights, reload, save_adapter
 from .choice import Adapter, as_recommended
 from .family import NAME, Family
-from .low_rank import LoRA, QLoRA, rate_groups, start_of
+from .low_rank import TIMES, LoRA, QLoRA, rate_groups, start_of
 from .scales import IA3
 from .subspace import OSF
 from .virtual import Prefix, Prompt, PTuning
@@ -12,6 +12,7 @@ __all__ = [
     "IA3",
     "NAME",
     "OSF",
+    "TIMES",
     "Adapter",
     "Family",
     "LoRA",
