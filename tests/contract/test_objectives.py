@@ -67,7 +67,9 @@ def gradient(objective, trees, micro_tokens) -> torch.Tensor:
 @pytest.fixture(params=OBJECTIVES)
 def objective(request):
     found = class_of(request.param)
-    full = {name: 0.3 for name in ("nll", "label_smoothing") if name in found.model_fields}  # every term of the loss
+    full = {
+        name: 0.3 for name in ("nll", "label_smoothing", "centring") if name in found.model_fields
+    }  # every term of the loss
     return found(**full)
 
 
