@@ -2,7 +2,8 @@
 
 Questions are rows with an answer; a grader turns an answer into a score from 0 to 1. Answers are drawn greedily, so
 the same model gives the same answers. Rates get Wilson intervals, graded means bootstrapped ones; a row keeps its
-number in every model's findings, so two models are compared pair by pair.
+number in every model's findings, so two models are compared pair by pair. An answer that the grader has no verdict on
+is left out, and counted as `no_verdict`.
 """
 
 from collections import defaultdict
@@ -13,13 +14,14 @@ from pydantic import Field
 
 from posttrain.data.program import PromptProgram
 from posttrain.data.read import read
+from posttrain.engine.grading import GraderRef, asked, grader, named, short_name
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
-from posttrain.functional.graders import Grader, grader
 from posttrain.functional.statistics import bootstrap_mean, is_binary, wilson
 from posttrain.models.load import load_format, load_policy
 from posttrain.models.sampler import Sampling, TransformersSampler
 from posttrain.schema.artifacts import Dataset, Model
+from posttrain.schema.errors import DataError
 from posttrain.schema.findings import Findings, Graded, Metric
 from posttrain.schema.rows import Prompt, Row, fingerprint
 from posttrain.schema.settings import DatasetRef
@@ -34,8 +36,9 @@ class Benchmark(Measure):
 
     data: DatasetRef
     """The questions, each with its answer."""
-    grader: str = "exact"
-    """How answers are scored: exact, number, contains, choice, or `package.module:function`."""
+    grader: GraderRef = "exact"
+    """How answers are scored: exact, number, contains, choice, regex, json_schema, or `package.module:function`; with
+    options as `{regex: {pattern: "^yes"}}`."""
     layout: Literal["own", "chat", "plain"] = "own"
     """How the model is asked: as it likes to be (`own`), or its prompt program put aside, in its chat format or as plain text."""
     max_new_tokens: int = Field(256, ge=1)
@@ -51,19 +54,29 @@ class Benchmark(Measure):
         answers = sampler.sample(
             [form.ask(row) for row in rows], Sampling(max_new_tokens=self.max_new_tokens), job.seed
         )
-        score = grader(self.grader)
-        samples = tuple(_grade(row, form.read_answer(ids), score) for row, ids in zip(rows, answers, strict=True))
+        samples, unsaid = self._graded(rows, [form.read_answer(ids) for ids in answers])
+        name = short_name(self.grader)
+        metrics = _metrics(METRIC_NAMES.get(name, name), samples) | unsaid
         lengths = bootstrap_mean([len(ids) for ids in answers])
-        metrics = _metrics(METRIC_NAMES.get(self.grader, self.grader.rpartition(":")[2]), samples)
         metrics["answer_tokens"] = Metric(
             lengths.value, lengths.n, lengths.low, lengths.high, unit="count", better="none"
         )
         return Findings("benchmark", "benchmark", metrics, samples)
 
-
-def _grade(row: Prompt, output: str, score: Grader) -> Graded:
-    asked = {"answer": row.answer, "task": row.task, "prompt": row.messages[-1].content, **row.columns}
-    return Graded(fingerprint(row), score(output, asked), row.messages[-1].content, row.answer or "", output, row.task)
+    def _graded(self, rows: Sequence[Prompt], outputs: Sequence[str]) -> tuple[tuple[Graded, ...], dict[str, Metric]]:
+        """The answers that have a verdict, and how many have none, if any. Raises DataError when none has."""
+        scores = grader(*named(self.grader)).many(outputs, [asked(row) for row in rows])
+        samples = tuple(
+            Graded(fingerprint(row), score, row.messages[-1].content, row.answer or "", output, row.task)
+            for row, output, score in zip(rows, outputs, scores, strict=True)
+            if score is not None
+        )
+        if rows and not samples:
+            raise DataError(
+                f"The grader {short_name(self.grader)!r} has no verdict on any of {len(rows)} answers. Try it on one."
+            )
+        n_unsaid = len(rows) - len(samples)
+        return samples, {"no_verdict": Metric(n_unsaid, len(rows), unit="count", better="lower")} if n_unsaid else {}
 
 
 def _metrics(name: str, samples: Sequence[Graded]) -> dict[str, Metric]:
