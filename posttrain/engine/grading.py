@@ -86,7 +86,7 @@ def _known(said: Any) -> Any:
     try:
         grader(*named(said))
     except UsageError as error:
-        raise ValueError(str(error).rstrip(".")) from error
+        raise ValueError(str(error)) from error
     return said
 
 

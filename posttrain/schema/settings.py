@@ -195,7 +195,7 @@ def _problem(settings: type[Settings], error: Any) -> tuple[str, Problem]:
             f"the option {path!r} is missing. Write `{path}: …`: {info.description if info else ''}".strip()
         )
     reason = error["msg"].removeprefix("Value error, ")
-    reason = f"{reason[0].lower()}{reason[1:]}."
+    reason = f"{reason[0].lower()}{reason[1:]}{'' if reason.endswith(('.', '?')) else '.'}"
     if not path:  # said of several options together
         return path, Problem(reason)
     return path, Problem(f"{path}: {error['input']!r} does not fit: {reason}")
