@@ -41,7 +41,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the policy wrote, as tokens and as text, and whether it ended by itself."""
+    """What the policy wrote, as tokens and as text, and whether it ended by itself; where no token ends an answer, every
+    answer is as long as it may be, and ended."""
 
     asked: Asked
     group: int
@@ -105,7 +106,7 @@ class FromRollouts(Source):
                 i // self.n_answers,
                 tuple(ids),
                 self.form.read_answer(ids),
-                bool(ids) and ids[-1] in self.form.stop_ids,
+                not self.form.stop_ids or (bool(ids) and ids[-1] in self.form.stop_ids),
             )
             for i, ids in enumerate(drawn)
         ]

@@ -27,6 +27,10 @@ class Branch:
     def n_trained(self) -> int:
         return sum(self.trained)
 
+    def predicting(self) -> int:
+        """How many of its tokens something is predicted from: those before the last trained one."""
+        return max((place for place, trained in enumerate(self.trained) if trained), default=0)
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -79,8 +83,9 @@ def answer_order(trees: Sequence[Tree]) -> Iterator[tuple[int, int, int]]:
                 answer += 1
 
 
-def packed(trees: Sequence[Tree]) -> Layout:
-    """All trees in one row without padding."""
+def packed(trees: Sequence[Tree], whole: bool = True) -> Layout:
+    """All trees in one row without padding; where not `whole`, without what nothing is predicted from at the end of
+    answers, which has no `ends` then."""
     ids: list[int] = []
     positions: list[int] = []
     segments: list[Segment] = []
@@ -92,9 +97,9 @@ def packed(trees: Sequence[Tree]) -> Layout:
         if len(tree.branches) > 1 and n:
             segments.append(Segment(root, root + n))
         for b, branch in enumerate(tree.branches):
-            start = len(ids)
-            ids += branch.tokens
-            positions += range(n, n + len(branch.tokens))
+            start, m = len(ids), len(branch.tokens) if whole else branch.predicting()
+            ids += branch.tokens[:m]
+            positions += range(n, n + m)
             alone = len(tree.branches) == 1
             segments.append(Segment(root, len(ids)) if alone else Segment(start, len(ids), root, root + n))
             places[t, b] = (start, root + n - 1)
@@ -126,12 +131,16 @@ def filled(layout: Layout, pad: int) -> Layout:
     return replace(layout, rows=[[*row, *[pad] * more]], positions=[[*positions, *range(more)]], segments=segments)
 
 
-def padded(trees: Sequence[Tree], pad: int) -> Layout:
-    """A row for each answer, filled up with `pad` on the right."""
-    width = max((tree.longest_path() for tree in trees), default=0)
+def padded(trees: Sequence[Tree], pad: int, whole: bool = True) -> Layout:
+    """A row for each answer, filled up with `pad` on the right; `whole` as in `packed`."""
+    order = list(answer_order(trees))
+    paths = []
+    for _, t, b in order:
+        branch = trees[t].branches[b]
+        paths.append(trees[t].prompt + (branch.tokens if whole else branch.tokens[: branch.predicting()]))
+    width = max(map(len, paths), default=0)
     layout = Layout([], [], [], [], [], [], [], [])
-    for answer, t, b in answer_order(trees):
-        path = trees[t].prompt + trees[t].branches[b].tokens
+    for (answer, t, b), path in zip(order, paths, strict=True):
         layout.rows.append([*path, *[pad] * (width - len(path))])
         layout.positions.append(list(range(width)))
         layout.lengths.append(len(path))

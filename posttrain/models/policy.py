@@ -99,7 +99,7 @@ class Policy:
         """How long an answer to a question of `n` tokens can be."""
         if self.encodes:
             return self.context if n <= self.context else 0
-        return max(self.context - n, 0)
+        return max(self.context - n + 1, 0)  # nothing reads the last token
 
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
@@ -184,8 +184,9 @@ class Policy:
         return Expected(Head(hidden[at], head.weight, getattr(head, "bias", None)), targets, answers)
 
     def laid_out(self, trees: Sequence[Tree], way: str) -> Layout:
-        """Trees as rows of tokens."""
-        return filled(packed(trees), self.pad_id) if way == "packed" else padded(trees, self.pad_id)
+        """Trees as rows of tokens. The last token of an answer needs no position where nothing is asked behind it."""
+        whole = all(tree.longest_path() <= self.context for tree in trees)
+        return filled(packed(trees, whole), self.pad_id) if way == "packed" else padded(trees, self.pad_id, whole)
 
     def states(self, layout: Layout) -> Tensor:
         """(T, D): the hidden state at every flat place of a layout. Raises attention.Unsupported where packed rows cannot

@@ -63,6 +63,6 @@ def test_top_p_keeps_the_likeliest_that_hold_it():
 def test_answers_end_with_the_context_and_longer_prompts_are_refused(family):
     model = Policy(tiny.model(family, max_position_embeddings=24), tiny.tokenizer())
     sampler = TransformersSampler(model, frozenset())
-    assert [len(answer) for answer in sampler.sample([[5] * 20], Sampling(max_new_tokens=50))] == [4]
-    with pytest.raises(DataError, match="A prompt has 24 tokens and the model reads 24"):
-        sampler.sample([[5] * 24], Sampling())
+    assert [len(answer) for answer in sampler.sample([[5] * 20], Sampling(max_new_tokens=50))] == [5]
+    with pytest.raises(DataError, match="A prompt has 25 tokens and the model reads 24"):
+        sampler.sample([[5] * 25], Sampling())
