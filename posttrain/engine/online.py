@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from posttrain.data.program import PromptProgram
 from posttrain.data.read import read
 from posttrain.functional.seeds import seed_of
 from posttrain.models.load import load_format
@@ -84,6 +85,10 @@ class Online(Rolling, Training):
         if self.stop_early is not None:
             raise ValueError("there is no held-out loss of answers yet to be drawn: set `steps`, or watch `forget`")
         return self
+
+    def chats(self, model: Model) -> bool:
+        program = PromptProgram.load(model.path)
+        return program is None or program.layout == "chat"
 
     def laid_out(self, job: Job, **inputs: Any) -> Laid:
         model: Model = inputs["model"]

@@ -104,6 +104,10 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         """Whether an adapter is trained on a model of this form."""
         return self.adapter is not None or form == "adapter"
 
+    def chats(self, model: Model) -> bool:
+        """Whether the stage talks to the model in its chat format."""
+        return self.objective.reads is not Text
+
     def run(self, job: Job, **inputs: Any) -> Made:
         model: Model = inputs["model"]
         laid = self.laid_out(job, **inputs)
@@ -159,7 +163,7 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         scores, four_bits = self.objective.scores, self.adapter is not None and self.adapter.family.quantises
         weights: Any = load_weights(model, four_bits=four_bits, scores=scores)
         grows = model.form == "dense" and (self.adapter is None or self.adapter.family.grows)
-        dress = self.dressed(weights, tokenizer, chats=self.objective.reads is not Text, grows=grows)
+        dress = self.dressed(weights, tokenizer, chats=self.chats(model), grows=grows)
         if dress.name:
             job.note(str(dress))
         if self.adapter is not None:
