@@ -40,25 +40,25 @@ def gae(
 
 
 def whitened(x_N: Tensor) -> Tensor:
-    """Mean 0 and variance 1 over all tokens of the batch."""
-    return (x_N - x_N.mean()) / (x_N.std(correction=0) + TINY)
+    """Mean 0 and variance 1 over all tokens of the batch; equal ones give next to nothing, and not their rounding
+    errors blown up."""
+    return (x_N - x_N.mean()) / (x_N.var(correction=0) + TINY).sqrt()
 
 
 def group_advantages(rewards_B: Tensor, group_B: Tensor, scale: bool = True, epsilon: float = 1e-4) -> Tensor:
-    """(B,): how much better an answer is than its group; `scale` divides by the group's standard deviation. A group of
-    equal rewards has none."""
-    n, mean = _groups(rewards_B, group_B)
-    centred = rewards_B - mean
-    if not scale:
-        return centred
-    variance = _sums(centred**2, group_B)[group_B] / (n - 1).clamp(min=1)
-    return centred / (variance.sqrt() + epsilon)
+    """(B,): how much better an answer is than its group; `scale` divides by the group's standard deviation, that of a
+    sample (n - 1). Equal rewards, and an answer that is alone, give exactly 0."""
+    n, centred = _centred(rewards_B, group_B)
+    if scale:
+        variance = _sums(centred**2, group_B)[group_B] / (n - 1).clamp(min=1)
+        centred = centred / (variance.sqrt() + epsilon)
+    return centred.to(rewards_B)
 
 
 def leave_one_out(rewards_B: Tensor, group_B: Tensor) -> Tensor:
     """(B,): how much better an answer is than the mean of the others of its group; 0 for one that is alone."""
-    n, mean = _groups(rewards_B, group_B)
-    return (rewards_B - mean) * n / (n - 1).clamp(min=1)
+    n, centred = _centred(rewards_B, group_B)
+    return (centred * n / (n - 1).clamp(min=1)).to(rewards_B)
 
 
 def log_ratio(logps: Tensor, old: Tensor) -> Tensor:
@@ -92,18 +92,21 @@ def explained_variance(values: Tensor, returns: Tensor) -> Tensor:
 
 def adapted(coefficient: float, kl: float, target: float, n: int, horizon: int) -> float:
     """A KL coefficient after `n` more answers with a mean KL of `kl` (Ziegler et al. 2019, 1909.08593, section 2.2).
+    More answers than the horizon count as many as it, so that a price never becomes negative.
 
     >>> adapted(0.1, kl=12.0, target=6.0, n=100, horizon=1000)   # an error of 1 is held to 0.2
     0.10200000000000001
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
-    return coefficient * (1 + error * n / horizon)
+    return coefficient * (1 + error * min(n / horizon, 1.0))
 
 
-def _groups(rewards_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,), (B,): how many are in an answer's group, and the group's mean."""
-    n = _sums(torch.ones_like(rewards_B), group_B)
-    return n[group_B], (_sums(rewards_B, group_B) / n.clamp(min=1))[group_B]
+def _centred(rewards_B: Tensor, group_B: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,), (B,): how many are in an answer's group, and what it earns above their mean; in float64, where the mean of
+    equal float32 numbers is exact: rounding errors divided by a spread of nothing would be learnt from."""
+    rewards = rewards_B.double()
+    n = _sums(torch.ones_like(rewards), group_B)
+    return n[group_B], rewards - (_sums(rewards, group_B) / n.clamp(min=1))[group_B]
 
 
 def _sums(x_B: Tensor, group_B: Tensor) -> Tensor:
