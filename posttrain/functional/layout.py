@@ -85,11 +85,11 @@ def answer_order(trees: Sequence[Tree]) -> Iterator[tuple[int, int, int]]:
 
 def packed(trees: Sequence[Tree], whole: bool = True) -> Layout:
     """All trees in one row without padding; where not `whole`, without what nothing is predicted from at the end of
-    answers, which has no `ends` then."""
+    answers, whose `ends` are the last tokens that are there."""
     ids: list[int] = []
     positions: list[int] = []
     segments: list[Segment] = []
-    places: dict[tuple[int, int], tuple[int, int]] = {}  # (tree, branch) -> place of its first token, of its predictor
+    places: dict[tuple[int, int], tuple[int, int, int]] = {}  # (tree, branch) -> first token, its predictor, tokens
     for t, tree in enumerate(trees):
         root, n = len(ids), len(tree.prompt)
         ids += tree.prompt
@@ -102,11 +102,10 @@ def packed(trees: Sequence[Tree], whole: bool = True) -> Layout:
             positions += range(n, n + m)
             alone = len(tree.branches) == 1
             segments.append(Segment(root, len(ids)) if alone else Segment(start, len(ids), root, root + n))
-            places[t, b] = (start, root + n - 1)
+            places[t, b] = (start, root + n - 1, m)
     layout = Layout([ids], [positions], [len(ids)], segments, [], [], [], [])
     for answer, t, b in answer_order(trees):
-        start, before = places[t, b]
-        _collect(layout, answer, trees[t].branches[b], start, before)
+        _collect(layout, answer, trees[t].branches[b], *places[t, b])
     return layout
 
 
@@ -144,20 +143,21 @@ def padded(trees: Sequence[Tree], pad: int, whole: bool = True) -> Layout:
         layout.rows.append([*path, *[pad] * (width - len(path))])
         layout.positions.append(list(range(width)))
         layout.lengths.append(len(path))
-        start = answer * width + len(trees[t].prompt)
-        _collect(layout, answer, trees[t].branches[b], start, start - 1)
+        n = len(trees[t].prompt)
+        start = answer * width + n
+        _collect(layout, answer, trees[t].branches[b], start, start - 1, len(path) - n)
     return layout
 
 
-def _collect(layout: Layout, answer: int, branch: Branch, start: int, before: int) -> None:
-    """Adds the trained tokens of a branch that starts at flat place `start` and whose first token is predicted from
-    `before`."""
+def _collect(layout: Layout, answer: int, branch: Branch, start: int, before: int, n: int) -> None:
+    """Adds the trained tokens of a branch that starts at flat place `start`, whose first token is predicted from
+    `before`, and of which `n` tokens are laid out."""
     for i, (token, trained) in enumerate(zip(branch.tokens, branch.trained, strict=True)):
         if trained:
             layout.predict_at.append(start + i - 1 if i else before)
             layout.targets.append(token)
             layout.answers.append(answer)
-    layout.ends.append(start + len(branch.tokens) - 1 if branch.tokens else before)
+    layout.ends.append(start + n - 1 if n else before)
 
 
 def split_by_tokens(trees: Sequence[Tree], budget: int) -> list[list[int]]:

@@ -172,7 +172,7 @@ def test_k3_of_equals_is_nothing_and_flat():
 @pytest.mark.parametrize("far", [30.0, 1e4, 1e30])
 def test_log_ratios_without_bound_stay_finite(far):
     x = torch.tensor([far, -far], requires_grad=True)
-    for advantage, estimate in itertools.product((3.0, -3.0), (lambda a, b: k3(a, b), lambda a, b: k3(b, a))):
+    for advantage, estimate in itertools.product((3.0, -3.0), (k3, lambda a, b: k3(b, a))):
         losses, _ = clipped_surrogate(log_ratio(x, torch.zeros(2)), torch.full((2,), advantage), 0.2, 0.2)
         (gradient,) = torch.autograd.grad((losses + estimate(x, torch.zeros(2))).sum(), x)
         assert bool(losses.isfinite().all() and gradient.isfinite().all())
