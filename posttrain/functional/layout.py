@@ -11,6 +11,7 @@ Both say where each trained token is predicted from, in the same order: answers 
 then all second ones), tokens along the answer. Objectives see that order and nothing else.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,8 +28,11 @@ class Branch:
     def n_trained(self) -> int:
         return sum(self.trained)
 
-    def predicting(self) -> int:
-        """How many of its tokens something is predicted from: those before the last trained one."""
+    def n_shown(self, room: int) -> int:
+        """How many of its tokens a model is shown: all where there is room for them, else those that something is
+        predicted from, which are the ones before the last that is trained."""
+        if len(self.tokens) <= room:
+            return len(self.tokens)
         return max((place for place, trained in enumerate(self.trained) if trained), default=0)
 
 
@@ -83,9 +87,9 @@ def answer_order(trees: Sequence[Tree]) -> Iterator[tuple[int, int, int]]:
                 answer += 1
 
 
-def packed(trees: Sequence[Tree], whole: bool = True) -> Layout:
-    """All trees in one row without padding; where not `whole`, without what nothing is predicted from at the end of
-    answers, whose `ends` are the last tokens that are there."""
+def packed(trees: Sequence[Tree], longest: int = sys.maxsize) -> Layout:
+    """All trees in one row without padding. Of a path that is longer than `longest`, what nothing is predicted from is
+    left out at its end, and its answer's end is the last token that is there."""
     ids: list[int] = []
     positions: list[int] = []
     segments: list[Segment] = []
@@ -97,7 +101,7 @@ def packed(trees: Sequence[Tree], whole: bool = True) -> Layout:
         if len(tree.branches) > 1 and n:
             segments.append(Segment(root, root + n))
         for b, branch in enumerate(tree.branches):
-            start, m = len(ids), len(branch.tokens) if whole else branch.predicting()
+            start, m = len(ids), branch.n_shown(longest - n)
             ids += branch.tokens[:m]
             positions += range(n, n + m)
             alone = len(tree.branches) == 1
@@ -130,13 +134,13 @@ def filled(layout: Layout, pad: int) -> Layout:
     return replace(layout, rows=[[*row, *[pad] * more]], positions=[[*positions, *range(more)]], segments=segments)
 
 
-def padded(trees: Sequence[Tree], pad: int, whole: bool = True) -> Layout:
-    """A row for each answer, filled up with `pad` on the right; `whole` as in `packed`."""
+def padded(trees: Sequence[Tree], pad: int, longest: int = sys.maxsize) -> Layout:
+    """A row for each answer, filled up with `pad` on the right; `longest` as in `packed`."""
     order = list(answer_order(trees))
     paths = []
     for _, t, b in order:
-        branch = trees[t].branches[b]
-        paths.append(trees[t].prompt + (branch.tokens if whole else branch.tokens[: branch.predicting()]))
+        branch, prompt = trees[t].branches[b], trees[t].prompt
+        paths.append(prompt + branch.tokens[: branch.n_shown(longest - len(prompt))])
     width = max(map(len, paths), default=0)
     layout = Layout([], [], [], [], [], [], [], [])
     for (answer, t, b), path in zip(order, paths, strict=True):

@@ -185,8 +185,8 @@ class Policy:
 
     def laid_out(self, trees: Sequence[Tree], way: str) -> Layout:
         """Trees as rows of tokens. The last token of an answer needs no position where nothing is asked behind it."""
-        whole = all(tree.longest_path() <= self.context for tree in trees)
-        return filled(packed(trees, whole), self.pad_id) if way == "packed" else padded(trees, self.pad_id, whole)
+        longest = self.context
+        return filled(packed(trees, longest), self.pad_id) if way == "packed" else padded(trees, self.pad_id, longest)
 
     def states(self, layout: Layout) -> Tensor:
         """(T, D): the hidden state at every flat place of a layout. Raises attention.Unsupported where packed rows cannot

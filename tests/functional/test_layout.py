@@ -49,14 +49,15 @@ def test_a_single_branch_is_one_segment_and_masked_tokens_are_context():
     assert (layout.targets, layout.predict_at) == ([3, 5], [1, 3])
 
 
-def test_where_the_last_tokens_are_left_out_answers_end_before_them():
-    """Never at a token of another answer."""
-    row, rows = packed(PAIRS, whole=False), padded(PAIRS, pad=0, whole=False)
-    assert row.rows == [[1, 2, 10, 3, 21]]
-    assert row.ends == [2, 3, 1, 4]  # an answer of one token, which is left out, ends with its prompt
-    assert row.predict_at == [1, 2, 3, 1, 3, 4]
-    assert rows.rows == [[1, 2, 10], [3, 0, 0], [1, 2, 0], [3, 21, 0]]
-    assert rows.ends == [2, 3, 7, 10]
+def test_a_path_that_is_too_long_ends_one_token_earlier_and_no_other_does():
+    """The last token of an answer is predicted, and nothing from it. Each answer ends with a token of its own."""
+    row, rows = packed(PAIRS, longest=3), padded(PAIRS, pad=0, longest=3)
+    assert row.rows == [[1, 2, 10, 20, 3, 12, 21, 22]]
+    assert row.ends == [2, 5, 3, 7]
+    assert row.predict_at == [1, 2, 4, 1, 4, 6]
+    assert rows.rows == [[1, 2, 10], [3, 12, 0], [1, 2, 20], [3, 21, 22]]
+    assert rows.ends == [2, 4, 8, 11]
+    assert rows.predict_at == [1, 2, 3, 7, 9, 10]
 
 
 @st.composite
