@@ -29,6 +29,7 @@ TRAININGS = {
         "steps": 150,
     },
 }
+NOISE = 0.7  # of the spread of each tensor
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not MODEL.is_dir(), reason="the trained models are not here"),
@@ -52,7 +53,7 @@ def damaged(folder: Path, seed: int) -> Path:
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in policy.model.parameters():
-            parameter.add_(0.35 * parameter.std() * torch.randn(parameter.shape, generator=draw))
+            parameter.add_(NOISE * parameter.std() * torch.randn(parameter.shape, generator=draw))
     place = folder / f"damaged-{seed}"
     place.mkdir()
     save_weights(policy.model, policy.tokenizer, place, source=source)
@@ -72,5 +73,5 @@ def test_a_damaged_sorter_recovers_by_reward_alone(method, seed, tmp_path):
     made = pt.train(model, method, str(train), seed=seed, out=out, **options)
     after = pt.measure(made, suite, out=out)["sorted"].metrics["exact_match"].value
     print("BEFORE AFTER", method, seed, before, after)
-    assert before < 0.7, before
+    assert before < 0.6, before
     assert after >= 0.95, (before, after)
