@@ -11,20 +11,15 @@ import pytest
 import posttrain as pt
 from posttrain.report.compare import compare
 from posttrain.schema.record import RunRecord
-from tests.behaviour.seeds import SEEDS
+from tests.behaviour.seeds import SEEDS, at_least
 
 pytestmark = pytest.mark.slow
-MARGIN = 0.03
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
     out: Path = tmp_path_factory.mktemp("runs")
     return [pt.run("quickstart", [f"seed={seed}"], out=out).record for seed in SEEDS]
-
-
-def at_least(limit: float, values: list[float]) -> bool:
-    return sum(values) / len(values) >= limit and min(values) >= limit - MARGIN
 
 
 def value(measure: str, metric: str, model: str) -> Callable[[RunRecord], float]:
