@@ -14,7 +14,7 @@ from torch import nn
 
 from posttrain.models import adapters
 from posttrain.models.load import load_scorer, load_weights
-from posttrain.models.policy import Policy, is_adapted
+from posttrain.models.policy import Policy
 from posttrain.models.scorer import Scorer
 from posttrain.schema.artifacts import Model
 
@@ -37,7 +37,7 @@ def reward_model(reward: Model, model: Model, policy: Policy) -> Scorer:
 def critic(model: Model, policy: Policy, reward: Model | None, scorer: Scorer | None, seed: int) -> Scorer:
     """The critic, which begins as the reward model where there is one: what an answer is worth is the best guess of what
     may be expected of it."""
-    if not is_adapted(policy.model):
+    if not adapters.is_adapted(policy.model):
         made = load_scorer(reward) if reward is not None else _from(model, policy)
     elif reward is None:
         made = _fresh(policy.model, policy, _head(policy), 0.0, seed)
@@ -69,7 +69,7 @@ def own_weights(critic: Scorer, policy: Policy) -> list[nn.Parameter]:
 def on_base_of(policy: Policy, reward: Model, model: Model, name: str) -> Scorer | None:
     """A reward model as a further adapter on the policy's base, trainable as a critic; None where it is not one of that
     base alone."""
-    if not reward.base or not is_adapted(policy.model) or Path(reward.base) != Path(model.base or model.path):
+    if not reward.base or not adapters.is_adapted(policy.model) or Path(reward.base) != Path(model.base or model.path):
         return None
     from peft import PeftConfig, set_peft_model_state_dict
     from peft.utils.save_and_load import load_peft_weights
@@ -99,7 +99,7 @@ def _on_reward(scorer: Scorer, policy: Policy, seed: int) -> Scorer:
     head = _head(policy)
     with torch.no_grad():
         head.weight.copy_(scorer.head.weight)  # type: ignore[arg-type]
-    if is_adapted(scorer.model):
+    if adapters.is_adapted(scorer.model):
         return _fresh(scorer.model, policy, head, scorer.offset, seed)
     from peft import LoraConfig, PeftModel
 

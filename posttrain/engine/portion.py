@@ -40,7 +40,7 @@ class Portion:
             self._halve(batch, models, job, said)  # here, as the error held on to what it could not finish
 
     def _halve(self, batch: Batch, models: Models, job: Job, said: str) -> None:
-        for parameter in models.policy.trainable():
+        for parameter in models.trained().values():
             parameter.grad = None
         longest = max(tree.n_tokens() for tree in batch.trees)
         largest = max(micro.n_tokens() for micro in batch.split(self.tokens))
@@ -50,7 +50,7 @@ class Portion:
                 "`max_length`, set `gradient_checkpointing: true`, or train an adapter, as `adapter: lora`."
             )
         self.tokens = max(longest, largest // 2)
-        for policy in (models.policy, models.reference):
+        for policy in (models.policy, models.reference, models.critic):
             if isinstance(policy, Policy):
                 policy.micro_tokens = min(policy.micro_tokens, self.tokens)
         gc.collect()

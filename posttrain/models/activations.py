@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from posttrain.schema.errors import MachineError, ModelError
 
 from . import attention
+from .adapters.active import active, answering
 
 LEAST_BYTES = 1 << 20  # a smaller tensor is not worth the way
 
@@ -28,7 +29,7 @@ def checkpoint_layers(model: nn.Module) -> int:
     """Makes every layer keep its input alone; returns how many there are. Raises ModelError where there is none."""
     layers = list(_layers(model))
     for layer in layers:
-        layer.forward = _computed_again(layer.forward)
+        layer.forward = _computed_again(layer.forward, model)
     if not layers:
         raise ModelError(
             f"{type(model).__name__} has no layers that can be computed again. Leave `gradient_checkpointing` out, and "
@@ -44,7 +45,7 @@ def _layers(model: nn.Module) -> Iterator[nn.Module]:
     return (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
 
 
-def _computed_again(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _computed_again(forward: Callable[..., Any], model: nn.Module) -> Callable[..., Any]:
     @wraps(forward)
     def layer(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -54,10 +55,11 @@ def _computed_again(forward: Callable[..., Any]) -> Callable[..., Any]:
                 "Prefix-tuning this model goes through a cache that grows with every call, and layers cannot be "
                 "computed again on it. Leave `gradient_checkpointing` out, or write `adapter: lora`."
             )
-        plan = attention.plan_in_use()
+        plan, adapter = attention.plan_in_use(), active(model)
 
         def again(*args: Any, **kwargs: Any) -> Any:
-            with attention.packed_as(plan):  # the backward pass comes after the forward pass's plan is gone
+            # the backward pass comes when the forward pass's plan is gone, and another adapter may answer
+            with attention.packed_as(plan), answering(model, adapter):
                 return forward(*args, **kwargs)
 
         return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

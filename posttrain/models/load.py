@@ -19,9 +19,9 @@ from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
 
 from . import attention, seq2seq
-from .adapters import NAME, reload, save_adapter
+from .adapters import NAME, is_adapted, reload, save_adapter
 from .four_bits import configuration, keep_gradients, note_base, noted, take_rounded
-from .policy import Policy, is_adapted
+from .policy import Policy
 from .precision import choose_threads, device, use_fast_matmul
 from .scorer import Scorer
 

@@ -8,7 +8,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from posttrain.functional.layout import (
 
 from . import attention, seq2seq
 from .activations import offloaded
-from .adapters import n_virtual
+from .adapters import answering, is_adapted, n_virtual
 from .exact import exact_layout
 from .expected import Expected
 from .precision import computes_in
@@ -43,11 +43,6 @@ if TYPE_CHECKING:  # half a second each to import, which a run that keeps everyt
     from .scorer import Scorer
 
     Weights = PreTrainedModel | PeftModel
-
-
-def is_adapted(model: nn.Module) -> "TypeGuard[PeftModel]":
-    """Whether adapters sit on the model."""
-    return hasattr(model, "get_base_model") and hasattr(model, "active_adapter")
 
 
 class Policy:
@@ -102,7 +97,10 @@ class Policy:
         return max(self.context - n + 1, 0)  # nothing reads the last token
 
     def trainable(self) -> list[nn.Parameter]:
-        return [p for p in self.model.parameters() if p.requires_grad]
+        """The weights that learn, without those of other adapters on the same base."""
+        others = [f".{name}." for name in getattr(self.model, "peft_config", {}) if name != self.adapter]
+        named = self.model.named_parameters()
+        return [p for name, p in named if p.requires_grad and not any(other in name for other in others)]
 
     def logps(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """(N,): the log-probability of every trained token, in nats, fp32; answers in order, tokens along each."""
@@ -237,31 +235,9 @@ class Policy:
         narrow = self.dtype == "bfloat16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=narrow)
 
-    @contextlib.contextmanager
-    def answering(self) -> Iterator[None]:
+    def answering(self) -> contextlib.AbstractContextManager[None]:
         """Makes this policy's adapter the one that answers, and puts back the one before."""
-        model = self.model
-        if not is_adapted(model) or model.active_adapter == self.adapter:
-            yield
-        elif self.adapter is None:
-            with model.disable_adapter():
-                yield
-        else:
-            with _switched(model, self.adapter, model.active_adapter):
-                yield
-
-
-@contextlib.contextmanager
-def _switched(model: "PeftModel", adapter: str, back: str) -> Iterator[None]:
-    """Another adapter for a while. PEFT makes the active one trainable, so what was trainable is put back too."""
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    model.set_adapter(adapter)
-    try:
-        yield
-    finally:
-        model.set_adapter(back)
-        for name, p in model.named_parameters():
-            p.requires_grad_(name in trained)
+        return answering(self.model, self.adapter)
 
 
 class AnswerLogps(Protocol):

@@ -57,6 +57,10 @@ class Scorer(Policy):
         if self.own_head is not None:
             yield from ((f"head.{name}", p) for name, p in self.own_head.named_parameters())
 
+    def trainable(self) -> list[nn.Parameter]:
+        own = () if self.own_head is None else self.own_head.parameters()
+        return [*super().trainable(), *(p for p in own if p.requires_grad)]
+
     def rewards(self, batch: Batch) -> Tensor:
         """(B,): what each answer is worth, fp32."""
         ones = torch.ones(len(batch), dtype=torch.long)

@@ -1,5 +1,6 @@
 """Adapters through PEFT: a few trainable weights beside the frozen ones. One file holds one kind of them."""
 
+from .active import active, answering, is_adapted
 from .attach import attach, is_virtual, n_virtual, n_weights, reload, save_adapter
 from .choice import Adapter, as_recommended
 from .family import NAME, Family
@@ -20,8 +21,11 @@ __all__ = [
     "Prefix",
     "Prompt",
     "QLoRA",
+    "active",
+    "answering",
     "as_recommended",
     "attach",
+    "is_adapted",
     "is_virtual",
     "n_virtual",
     "n_weights",
