@@ -1,7 +1,6 @@
 """KTO by hand, its mismatched answers, and what it does to a model's preferences."""
 
 import math
-import sys
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from posttrain.data.batch import Batch
 from posttrain.functional.layout import Branch, Tree
 from posttrain.methods.objectives.kto import KTO, mismatched
-from posttrain.models.policy import Models
+from posttrain.models.policy import Models, Policy
 from tests import tiny
 from tests.methods.objectives.pairs import (
     PAIRS,
@@ -135,12 +134,17 @@ def test_the_origin_is_that_of_the_whole_batch():
 
 def test_long_answers_behind_long_prompts_stay_within_the_model():
     """GPT-2 has no place beyond its context: an answer that would reach there is cut."""
-    policy = models().policy
-    longest = policy.context
-    assert longest < sys.maxsize
-    long_prompt = Tree((5,) * (longest - 1), (Branch((6,), (True,), 1.0),))
-    long_answer = Tree((7,), (Branch((8,) * (longest - 1), (True,) * (longest - 1), 0.0),))
-    assert max(tree.longest_path() for tree in mismatched((long_prompt, long_answer), policy.room)) == longest
+    both = Models(
+        *(Policy(tiny.model("gpt2", seed=seed, max_position_embeddings=24), tiny.tokenizer()) for seed in (1, 2))
+    )
+    long_prompt = Tree((5,) * 20, (Branch((6,), (True,), 1.0),))
+    long_answer = Tree((7,), (Branch((8,) * 20, (True,) * 20, 0.0),))
+    strays = mismatched((long_prompt, long_answer), both.policy.room)
+    assert [len(tree.branches[0].tokens) for tree in strays] == [both.policy.room(20), 1]
+    assert both.policy.room(20) < 20
+    _, metrics = loss_of(KTO(), both, Batch((long_prompt, long_answer)))
+    policy, reference, _ = told(both, Batch(strays))
+    assert metrics["kl"] == pytest.approx(max(0.0, (sum(policy) - sum(reference)) / 2), rel=1e-4)
 
 
 def test_the_reference_gets_no_gradient():
