@@ -56,7 +56,7 @@ def none_left(n_rows: int, max_length: int, place: object = "") -> DataError:
 def grown(row: Row, form: ChatFormat, max_length: int, place: str) -> Grown:
     """One row as trees of at most `max_length` tokens a path."""
     trees = grow(row, form, max_length, place)
-    fitting = tuple(short for tree in trees if (short := _shorten(tree, max_length, form.apart)))
+    fitting = tuple(short for tree in trees if (short := shorten(tree, max_length, form.apart)))
     cut = bool(fitting) and any(length(tree, form.apart) > max_length for tree in trees)
     return Grown(fitting, cut, isinstance(row, Conversation) and len(trees) > 1)
 
@@ -144,7 +144,7 @@ def length(tree: Tree, apart: bool) -> int:
     return max(n, tree.longest_path() - n) if apart else tree.longest_path()
 
 
-def _shorten(tree: Tree, max_length: int, apart: bool) -> Tree | None:
+def shorten(tree: Tree, max_length: int, apart: bool) -> Tree | None:
     """The tree within `max_length`, or None when one of its answers has nothing left to learn."""
     n = len(tree.prompt)
     room = max_length * (n <= max_length) if apart else max(max_length - n, 0)

@@ -1,10 +1,12 @@
-"""Alerts: what should make a reader look, computed from events and facts, never declared by a method."""
+"""Alerts: what should make a reader look, computed from events, facts and findings, so that what is kept warns again."""
 
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from statistics import fmean, stdev
 from typing import Any
+
+from posttrain.schema.findings import Findings
 
 RECENT = 5  # steps whose mean loss is held against
 EARLIER = 50  # the steps before them
@@ -55,3 +57,9 @@ def of_facts(facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     if rows and dropped > MOST_DROPPED * rows:
         title = f"{dropped} of {rows} rows were left out: nothing in them is learnt"
         yield {"level": "warning", "title": title, "cure": "Raise `max_length`, or look at those rows."}
+
+
+def of_findings(found: Findings) -> Iterator[dict[str, Any]]:
+    """What a measure flagged on a model."""
+    for flag in found.flags:
+        yield {"level": "warning", "title": f"{found.name}: {flag.title}", "cure": flag.cure}

@@ -25,7 +25,8 @@ def as_json(plan: Plan, states: Mapping[str, str] | None = None) -> dict[str, An
 
 
 def _measure(step: Step) -> dict[str, Any]:
-    return {"name": step.name, "method": step.method, "settings": _settings(step)}
+    waits = {"waits_for": list(step.waits_for)} if step.waits_for else {}
+    return {"name": step.name, "method": step.method, "settings": _settings(step), **waits}
 
 
 def _step(step: Step) -> dict[str, Any]:
@@ -90,5 +91,8 @@ def _measured(plan: Plan, model: str, states: Mapping[str, str]) -> str:
 def _remarks(plan: Plan) -> Iterator[str]:
     for step in plan.steps:
         yield from (f"gate after {step.name}: {gate}" for gate in step.gates)
+    for measure in plan.measures:
+        if measure.waits_for:
+            yield f"{measure.name}: taken of every model once there is {' and '.join(measure.waits_for)}"
     yield from (f"note: {note}" for note in plan.notes)
     yield from (f"override: {change}" for change in plan.recipe.changes)

@@ -2,11 +2,12 @@
 
 A step takes its model from `from:`, or from the last stage that made one. A `data:` that is the name of an earlier
 generator takes what it made. The second round of `dpo` is called `dpo@2`; inside a round a name means this round's,
-elsewhere the last round's.
+elsewhere the last round's. A measure may name any stage: it is taken of every model as soon as all that it names is made.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from posttrain.engine.method import Stage
 from posttrain.schema.errors import Problem, RecipeError, nearest
@@ -14,10 +15,11 @@ from posttrain.schema.rows import Row
 from posttrain.schema.settings import Rows, input_of, inputs
 
 from .reading import NAME, draft
-from .recipe import BASE, RELATIVE, Entry, Gate, Recipe, Repeat
+from .recipe import BASE, RELATIVE, Entry, Gate, Recipe, names_in, unrolled
 from .tree import Node
 
 MOST_STEPS = 1000
+SCORES = "reward"  # the form of models that score answers and write none
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Step:
     def makes_model(self) -> bool:
         return self.stage.kind in ("objective", "transform")
 
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """The steps whose artifacts it reads."""
+        return tuple(dict.fromkeys(source.step for wire in self.inputs.values() for source in wire if source.step))
+
 
 def reads(stage: type[Stage]) -> type[Row] | None:
     """The shape of row that a stage reads, where it says so."""
@@ -74,8 +81,19 @@ class Plan:
     suite: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...] = ()
 
-    def measures_of(self, model: str) -> Iterator[Step]:
-        return (measure for measure in self.measures if measure.name in self.suite.get(model, ()))
+    def due(self, at: str) -> Sequence[tuple[str, Step]]:
+        """Every (model, measure) that can be measured as soon as the step `at` is made, and not before."""
+        return self._due.get(at, ())
+
+    @cached_property
+    def _due(self) -> Mapping[str, Sequence[tuple[str, Step]]]:
+        order = [BASE, *(step.name for step in self.steps)]
+        place, found = {name: n for n, name in enumerate(order)}, {name: list[tuple[str, Step]]() for name in order}
+        for model, names in self.suite.items():
+            for measure in (measure for measure in self.measures if measure.name in names):
+                last = max((model, *measure.waits_for), key=place.__getitem__)
+                found[last].append((model, measure))
+        return found
 
     def outside(self) -> Iterator[tuple[type[Row] | None, Input]]:
         """Everything that is read and that no step makes; rows with the shape they are read in, where it is known."""
@@ -118,31 +136,14 @@ def check(recipe: Recipe, base_form: str = "dense") -> tuple[Plan, list[Problem]
     """The plan as far as it can be made, and what is wrong with it. Entries that are wrong in themselves are passed
     over silently: whoever read them has said so."""
     wiring = _Wiring(recipe, forms={BASE: base_form})
-    for entry in recipe.measure:
-        wiring.measure(entry)
-    wiring.give_suite(BASE, base_form, measured=True)
     for entry, rounds in unrolled(recipe.stages):
         if len(wiring.kinds) > MOST_STEPS:
             wiring.wrong(entry.node, f"the recipe has more than {MOST_STEPS} steps. Write a smaller `times:`.")
             break
         wiring.step(entry, rounds)
+    wiring.judge()
     steps, measures = tuple(wiring.steps), tuple(wiring.measures)
     return Plan(recipe, steps, measures, wiring.suite, tuple(wiring.notes)), list(dict.fromkeys(wiring.problems))
-
-
-def unrolled(entries: Sequence[Entry | Repeat], rounds: str = "") -> Iterator[tuple[Entry, str]]:
-    """Every stage with the rounds it is in, such as `@2`, in the order of the run."""
-    for entry in entries:
-        if isinstance(entry, Entry):
-            yield entry, rounds
-        else:
-            for turn in range(1, entry.times + 1):
-                yield from unrolled(entry.stages, f"{rounds}@{turn}")
-
-
-def names_in(entries: Sequence[Entry | Repeat]) -> set[str]:
-    """What the stages of a recipe are called, whatever their rounds."""
-    return {name for e in entries for name in ({e.name} if isinstance(e, Entry) else names_in(e.stages))}
 
 
 @dataclass
@@ -157,23 +158,28 @@ class _Wiring:
     suite: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    judged: dict[str, Entry | None] = field(default_factory=lambda: {BASE: None})
     current: str = BASE
 
     def wrong(self, node: Node, message: str) -> None:
         self.problems.append(node.problem(message))
 
-    def measure(self, entry: Entry) -> None:
-        if entry.stage is not None:
-            self.measures.append(
-                Step(entry.name, entry.method, entry.stage, self.inputs(entry, "", later=True), entry.node)
-            )
+    def judge(self) -> None:
+        """Measures may read what stages make, so they are wired once all stages are; then suites and gates follow."""
+        for entry in self.recipe.measure:
+            if entry.stage is not None:
+                self.measures.append(Step(entry.name, entry.method, entry.stage, self.inputs(entry, ""), entry.node))
+        for model, made_by in self.judged.items():
+            self.give_suite(model, self.forms[model], made_by is None or made_by.measured)
+        places = {name: n for n, name in enumerate(self.kinds)}
+        for step in self.steps:
+            self.check_gates(step, places)
 
     def step(self, entry: Entry, rounds: str) -> None:
         name = entry.name + rounds
         source = self.source(entry, rounds)
         if entry.stage is None:
-            self.kinds[name], self.forms[name] = None, None
-            self.suite[name] = tuple(measure.name for measure in self.recipe.measure)
+            self.kinds[name], self.forms[name], self.judged[name] = None, None, entry
             self.current = name
             return
         form = self.form(entry, entry.stage, source)
@@ -182,9 +188,7 @@ class _Wiring:
         self.steps.append(step)
         self.kinds[name] = "model" if step.makes_model else "dataset"
         if step.makes_model:
-            self.current, self.forms[name] = name, form
-            self.give_suite(name, form, entry.measured)
-        self.check_gates(entry, step)
+            self.current, self.forms[name], self.judged[name] = name, form, entry
 
     def source(self, entry: Entry, rounds: str) -> str:
         """The model a stage begins with, by its full name."""
@@ -236,22 +240,21 @@ class _Wiring:
         cure = ", or ".join(part for part in (merge, branch) if part) or "begin with a model of that form"
         return f"{cure[0].upper()}{cure[1:]}."
 
-    def inputs(self, entry: Entry, rounds: str, *, later: bool = False) -> dict[str, tuple[Input, ...]]:
-        """One wire for every setting that names an input. `later` is for measures, which are read before the steps."""
+    def inputs(self, entry: Entry, rounds: str) -> dict[str, tuple[Input, ...]]:
+        """One wire for every setting that names an input."""
         assert entry.stage is not None
         wires = {}
         for option, kind in inputs(type(entry.stage)).items():
             value, node = input_of(entry.stage, option), entry.node.nearest(option)
             names = [value] if isinstance(value, str | Rows) else list(value or ())
-            wires[option] = tuple(self.wire(entry, kind, name, node, rounds, later) for name in names)
+            wires[option] = tuple(self.wire(entry, kind, name, node, rounds) for name in names)
         return {option: wire for option, wire in wires.items() if wire}
 
-    def wire(self, entry: Entry, kind: str, named: str | Rows, node: Node, rounds: str, later: bool) -> Input:
+    def wire(self, entry: Entry, kind: str, named: str | Rows, node: Node, rounds: str) -> Input:
         name, rows = (named.path, named) if isinstance(named, Rows) else (named, None)
         found = self.resolve(name, rounds) if NAME.fullmatch(name) else None
         if found is None and name in names_in(self.recipe.stages):
-            cure = "A measure reads what exists before the run: name a file or a folder." if later else "Move it up."
-            self.wrong(node, f"{entry.name}: {name!r} is made later than it is read. {cure}")
+            self.wrong(node, f"{entry.name}: {name!r} is made later than it is read. Move it up.")
         if found is None:
             return Input(name, None, node, rows)
         if self.kinds[found] not in (kind, None):
@@ -262,25 +265,34 @@ class _Wiring:
         return Input(found, found, node, rows)
 
     def give_suite(self, model: str, form: str | None, measured: bool) -> None:
-        """Says what a model is measured with: all of the suite that can load it."""
+        """Says what a model is measured with: all of the suite that can load it. That what scores is not measured as what
+        writes, and the other way round, need not be said."""
         fitting = [m for m in self.measures if form is None or form in m.stage.accepts] if measured else []
         self.suite[model] = tuple(m.name for m in fitting)
-        left_out = [m.name for m in self.measures if m not in fitting]
+        alike = (m for m in self.measures if (SCORES in m.stage.accepts) == (form == SCORES))
+        left_out = [m.name for m in alike if m not in fitting]
         if measured and left_out:
             self.notes.append(f"{model} is not measured with {', '.join(left_out)}: no measure of {form} weights")
 
-    def check_gates(self, entry: Entry, step: Step) -> None:
-        for gate in entry.gates:
-            measure, known = gate.metric.partition(".")[0], {m.name: m.stage for m in self.recipe.measure}
-            models = (step.name, step.source) if gate.rule in RELATIVE else (step.name,)
+    def check_gates(self, step: Step, places: Mapping[str, int]) -> None:
+        """`places` says in which order steps are made."""
+        measures, known = {m.name: m for m in self.measures}, [m.name for m in self.recipe.measure]
+        for gate in step.gates:
+            name, models = (
+                gate.metric.partition(".")[0],
+                (step.name, *((step.source,) if gate.rule in RELATIVE else ())),
+            )
+            waits = measures[name].waits_for if name in measures else ()
+            unmeasured = [m for m in models if name in measures and name not in self.suite.get(m, ())]
+            late = [other for other in waits if places[other] > places[step.name]]
+            wrong = ""
             if not step.makes_model:
-                self.wrong(
-                    gate.node, f"{entry.name}: it makes data, which no measure judges. Move the gate to a later stage."
-                )
-            elif measure not in known:
-                self.wrong(gate.node, f"{entry.name}: the suite has no measure {measure!r}. {nearest(measure, known)}")
-            elif known[measure] and (unmeasured := [m for m in models if measure not in self.suite.get(m, ())]):
-                self.wrong(
-                    gate.node,
-                    f"{entry.name}: {unmeasured[0]!r} is not measured with {measure!r}. Remove the gate, or measure it.",
-                )
+                wrong = "it makes data, which no measure judges. Move the gate to a later stage."
+            elif name not in known:
+                wrong = f"the suite has no measure {name!r}. {nearest(name, known)}"
+            elif unmeasured:
+                wrong = f"{unmeasured[0]!r} is not measured with {name!r}. Remove the gate, or measure it."
+            elif late:
+                wrong = f"{name!r} reads {late[0]!r}, which is made later. Move {late[0]!r} up, or the gate down."
+            if wrong:
+                self.wrong(gate.node, f"{step.name.partition('@')[0]}: {wrong}")

@@ -15,6 +15,7 @@
 These are its parts; `reading.py` reads them.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from posttrain.engine.method import Stage
@@ -80,3 +81,18 @@ class Recipe:
     def digest(self) -> str:
         """The same for recipes that differ in comments and layout only."""
         return hash_of(self.tree.plain())
+
+
+def unrolled(entries: Sequence[Entry | Repeat], rounds: str = "") -> Iterator[tuple[Entry, str]]:
+    """Every stage with the rounds it is in, such as `@2`, in the order of the run."""
+    for entry in entries:
+        if isinstance(entry, Entry):
+            yield entry, rounds
+        else:
+            for turn in range(1, entry.times + 1):
+                yield from unrolled(entry.stages, f"{rounds}@{turn}")
+
+
+def names_in(entries: Sequence[Entry | Repeat]) -> set[str]:
+    """What the stages of a recipe are called, whatever their rounds."""
+    return {name for e in entries for name in ({e.name} if isinstance(e, Entry) else names_in(e.stages))}

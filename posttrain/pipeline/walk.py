@@ -90,9 +90,10 @@ class Walk:
         """What an event says of an artifact: its digest, and its folder as seen from the folder of all runs."""
         return {"artifact": artifact.digest, "folder": f"{self.store.root.name}/{artifact.path.name}"}
 
-    def measure(self, name: str) -> None:
-        """Measures a model with all of its suite; what was measured before is kept."""
-        for measure in self.plan.measures_of(name):
+    def measure(self, at: str) -> None:
+        """Measures all that can be once a step is made: its model, and earlier ones with what waited for it. What was
+        measured before is kept."""
+        for name, measure in self.plan.due(at):
             self.doing = name
             work = self.work(of_model(measure, name))
             kept = self.store.find(work.key)
@@ -106,6 +107,7 @@ class Walk:
             self.events.emit(
                 "measured", model=name, measure=measure.name, kept=kept is not None, **self.place(evidence)
             )
+            self.warn_of_findings(name, measure)
             self.warn_of_leaks(name, measure, work)
 
     def findings(self, folder: Path, measure: Step) -> Findings:
@@ -113,6 +115,12 @@ class Walk:
         if found is None:
             raise PosttrainError(f"{folder} holds no findings. Remove it, and run the same command again.")
         return replace(found, name=measure.name)
+
+    def warn_of_findings(self, name: str, measure: Step) -> None:
+        """What a measure flagged on a model is an alert of the stage that made it; the base was made by none."""
+        for alert in alerts.of_findings(self.found[name, measure.name]):
+            whose = {"model": name, "title": f"{name}: {alert['title']}"} if name == BASE else {"stage": name}
+            self.events.emit("alert", **{**alert, "measure": measure.name, **whose})
 
     def warn_of_leaks(self, name: str, measure: Step, work: Work) -> None:
         model = self.made[name]

@@ -140,8 +140,8 @@ def states(plan: Plan, store: Store, outside: Outside) -> dict[str, str]:
         kept = look(name, step, made) if step else base
         if kept is not None:
             made[name] = kept
-        for measure in plan.measures_of(name):
-            look(f"{measure.name} of {name}", of_model(measure, name), made)
+        for model, measure in plan.due(name):
+            look(f"{measure.name} of {model}", of_model(measure, model), made)
     return told
 
 

@@ -33,15 +33,24 @@ class Graded:
     task: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """What should make a reader look, in one line, and what to do about it."""
+
+    title: str
+    cure: str = ""
+
+
 @dataclass(frozen=True)
 class Findings:
-    """What one measure (called `name` in the recipe) found on one model."""
+    """What one measure (called `name` in the recipe) found on one model. `flags` become alerts of the run."""
 
     name: str
     measure: str
     metrics: Mapping[str, Metric]
     samples: tuple[Graded, ...] = ()
     notes: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[Flag, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """All but the samples, which are stored line by line."""
@@ -50,9 +59,11 @@ class Findings:
             "measure": self.measure,
             "metrics": {name: asdict(metric) for name, metric in self.metrics.items()},
             "notes": dict(self.notes),
+            "flags": [asdict(flag) for flag in self.flags],
         }
 
 
 def from_dict(found: Mapping[str, Any], samples: tuple[Graded, ...] = ()) -> Findings:
     metrics = {name: Metric(**metric) for name, metric in found["metrics"].items()}
-    return Findings(found["name"], found["measure"], metrics, samples, found.get("notes", {}))
+    flags = tuple(Flag(**flag) for flag in found.get("flags", ()))
+    return Findings(found["name"], found["measure"], metrics, samples, found.get("notes", {}), flags)

@@ -1,7 +1,7 @@
 """Stand-in methods that only hash what they are given, so that the pipeline is tested without a model.
 
 Tune    objective   dense -> dense      Compress  transform  dense -> gptq     Write   generator
-Adapt   objective   dense -> adapter    Fold      transform  adapter -> dense  Score   measure
+Adapt   objective   dense -> adapter    Fold      transform  adapter -> dense  Score, Weigh, Against   measures
 """
 
 import json
@@ -13,9 +13,9 @@ from posttrain.engine.job import Job
 from posttrain.engine.method import Generator, Made, Measure, Stage, Transform
 from posttrain.schema.artifacts import Dataset, Model, hash_of
 from posttrain.schema.errors import Diverged, Stopped
-from posttrain.schema.findings import Findings, Graded, Metric
+from posttrain.schema.findings import Findings, Flag, Graded, Metric
 from posttrain.schema.rows import Prompt
-from posttrain.schema.settings import Cosmetic, DatasetRef
+from posttrain.schema.settings import Cosmetic, DatasetRef, ModelRef
 
 RAN: list[str] = []
 """The name of every stand-in that ran, in order; tests clear it."""
@@ -145,6 +145,27 @@ class Weigh(Measure):
     def measure(self, job: Job, model: Model) -> Findings:
         RAN.append("weigh")
         return Findings("weigh", "weigh", {"bytes": Metric(model.bytes, unit="bytes", better="lower")})
+
+
+class Against(Measure):
+    """Tells a model from another, which the recipe may name before it is made."""
+
+    accepts: ClassVar[frozenset[str]] = frozenset({"dense", "gptq"})
+
+    against: ModelRef
+    """The other model."""
+    data: DatasetRef = ()
+    """Rows that a stage made."""
+    limit: float = 0.5
+    """A difference above which the model is flagged."""
+
+    def measure(self, job: Job, model: Model, **inputs: Any) -> Findings:
+        other: Model = inputs["against"]
+        RAN.append(f"against {'itself' if other.digest == model.digest else 'another'}")
+        far = float(other.digest != model.digest)
+        flags = (Flag("it went far", "Bring it back."),) if far > self.limit else ()
+        notes = {"against": other.digest, "rows": digests(inputs.get("data", ()))}
+        return Findings("against", "against", {"far": Metric(far, better="lower")}, (), notes, flags)
 
 
 def ran() -> list[str]:

@@ -136,9 +136,86 @@ def test_wrong_wires(stages: str, message: str) -> None:
     assert message in refused(stages)
 
 
-def test_a_measure_cannot_read_what_the_run_makes() -> None:
-    with pytest.raises(RecipeError, match="A measure reads what exists before the run"):
-        planned("  - pipeline_fakes:Write: {data: x}\n", suite="measure: [pipeline_fakes:Score: {data: write}]")
+LATE = """measure:
+  - pipeline_fakes:Weigh
+  - pipeline_fakes:Against: {name: from_tune, against: tune}
+  - pipeline_fakes:Score: {name: own, data: write}
+"""
+STAGES = """
+  - pipeline_fakes:Tune: {data: rows.jsonl}
+  - pipeline_fakes:Tune: {name: second, data: rows.jsonl}
+  - pipeline_fakes:Write: {data: rows.jsonl}
+  - pipeline_fakes:Compress
+"""
+
+
+def due(found: Plan) -> dict[str, list[str]]:
+    names = ["base", *(step.name for step in found.steps)]
+    return {at: [f"{measure.name} of {model}" for model, measure in found.due(at)] for at in names}
+
+
+def test_a_measure_that_names_a_stage_is_taken_of_every_model_once_that_is_made() -> None:
+    assert due(planned(STAGES, suite=LATE)) == {
+        "base": ["weigh of base"],
+        "tune": ["from_tune of base", "weigh of tune", "from_tune of tune"],
+        "second": ["weigh of second", "from_tune of second"],
+        "write": ["own of base", "own of tune", "own of second"],
+        "compress": ["from_tune of compress", "own of compress"],
+    }
+
+
+def test_a_measure_that_names_several_stages_waits_for_the_last() -> None:
+    suite = "measure: [pipeline_fakes:Against: {against: tune, data: [write, x.jsonl]}]"
+    found = planned(STAGES, suite=suite)
+    assert due(found)["write"] == ["against of base", "against of tune", "against of second"]
+    assert found.measures[0].waits_for == ("tune", "write")
+    assert listing.as_json(found)["measures"][0]["waits_for"] == ["tune", "write"]
+    assert "against: taken of every model once there is tune and write" in listing.as_text(found)
+
+
+def test_a_measure_may_name_the_base_a_file_and_the_last_round() -> None:
+    rounds = "  - repeat: {times: 2, stages: [pipeline_fakes:Tune: {data: rows.jsonl}]}\n"
+    suite = "measure: [pipeline_fakes:Against: {name: first, against: base}, pipeline_fakes:Against: {name: last, against: tune}]"
+    assert due(planned(rounds, suite=suite)) == {
+        "base": ["first of base"],
+        "tune@1": ["first of tune@1"],
+        "tune@2": ["last of base", "last of tune@1", "first of tune@2", "last of tune@2"],
+    }
+    (source,) = planned(rounds, suite=suite.replace("base", "./base")).measures[0].inputs["against"]
+    assert (source.name, source.step) == ("./base", None)
+
+
+@pytest.mark.parametrize(
+    ("suite", "message"),
+    [
+        ("pipeline_fakes:Against: {against: write}", "against: 'write' makes a dataset, and a model is wanted."),
+        ("pipeline_fakes:Score: {data: compress}", "score: 'compress' makes a model, and rows is wanted."),
+    ],
+)
+def test_a_measure_that_names_the_wrong_kind_of_stage(suite: str, message: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        planned(STAGES, suite=f"measure: [{suite}]")
+    assert message in str(caught.value)
+
+
+def test_a_gate_on_what_is_not_measured_yet_is_refused() -> None:
+    stages = """
+  - pipeline_fakes:Tune: {data: rows.jsonl, gate: {own.accuracy: {at_least: 1}}}
+  - pipeline_fakes:Write: {data: rows.jsonl}
+  - pipeline_fakes:Tune: {name: second, data: rows.jsonl, gate: {own.accuracy: {drop_at_most: 1}, from_tune.far: {at_most: 1}}}
+"""
+    with pytest.raises(RecipeError) as caught:
+        planned(stages, suite=LATE)
+    assert str(caught.value) == (
+        "demo.yaml:10: tune: 'own' reads 'write', which is made later. Move 'write' up, or the gate down."
+    )
+
+
+def test_a_gate_on_the_stage_that_the_measure_names_is_fine() -> None:
+    """What a stage made is there when its own gate is looked at."""
+    stages = "  - pipeline_fakes:Tune: {data: rows.jsonl, gate: {from_tune.far: {at_most: 0}}}\n"
+    suite = "measure: [pipeline_fakes:Against: {name: from_tune, against: tune}]"
+    assert [str(gate) for gate in planned(stages, suite=suite).steps[0].gates] == ["from_tune.far at_most 0"]
 
 
 def test_a_broken_stage_brings_no_false_alarms() -> None:

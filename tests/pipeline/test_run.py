@@ -7,7 +7,7 @@ from pipeline_fakes import ran
 
 from posttrain.pipeline.record import read_run
 from posttrain.pipeline.run import preview, run
-from posttrain.schema.errors import RecipeError, UsageError
+from posttrain.schema.errors import PosttrainError, RecipeError, UsageError
 
 ALL = ["score", "weigh", "tune", "score", "weigh", "write", "tune", "score", "weigh", "compress", "score"]
 
@@ -180,3 +180,76 @@ def test_a_base_of_another_form_is_planned_as_what_it_is(text: str, tmp_path: Pa
     small = run(text, out=tmp_path / "runs").models["compress"]
     with pytest.raises(RecipeError, match="'base' holds gptq ones"):
         run(text, [f"model={small.path}"], out=tmp_path / "runs")
+
+
+# Measures that wait for a stage
+
+
+@pytest.fixture
+def late(base: Path, rows: Path) -> str:
+    return f"""
+name: late
+model: {base}
+measure:
+  - pipeline_fakes:Weigh
+  - pipeline_fakes:Against: {{against: second}}
+stages:
+  - pipeline_fakes:Tune: {{data: {rows}}}
+  - pipeline_fakes:Tune: {{name: second, data: {rows}, strength: 0.2}}
+  - pipeline_fakes:Tune: {{name: third, data: {rows}, strength: 0.3, gate: {{against.far: {{rise_at_most: 1}}}}}}
+"""
+
+
+FAR = ["against another"]
+
+
+def test_earlier_models_are_measured_once_what_a_measure_names_is_made(late: str, tmp_path: Path) -> None:
+    result = run(late, out=tmp_path / "runs")
+    assert ran() == [
+        "weigh", "tune", "weigh", "tune", *FAR, *FAR, "weigh", "against itself", "tune", "weigh", *FAR,
+    ]  # fmt: skip
+    found = {model.name: model.findings["against"] for model in result.record.models}
+    assert [f.metrics["far"].value for f in found.values()] == [1, 1, 0, 1]
+    assert {f.notes["against"] for f in found.values()} == {result.models["second"].digest}
+    assert result.record.stages[2].gates[0].value == 1.0  # from 0, of second
+
+
+def test_what_waited_is_kept_and_only_what_a_change_reaches_is_measured_again(late: str, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    first = run(late, out=out)
+    ran()
+    again = run(late, out=out)
+    assert ran() == [] and again.folder == first.folder
+    assert [m.findings for m in again.record.models] == [m.findings for m in first.record.models]
+    assert set(preview(late, out=out).states.values()) == {"kept"}
+    changed = preview(late, ["third.strength=9"], out=out).states
+    assert [name for name, state in changed.items() if state == "made"] == [
+        "third",
+        "weigh of third",
+        "against of third",
+    ]
+    changed = preview(late, ["second.strength=9"], out=out).states
+    assert {name for name, state in changed.items() if state == "kept"} == {"tune", "weigh of base", "weigh of tune"}
+    run(late, ["second.strength=9"], out=out)
+    assert ran() == ["tune", *FAR, *FAR, "weigh", "against itself", "tune", "weigh", *FAR]
+
+
+def test_until_leaves_out_what_still_waits(late: str, tmp_path: Path) -> None:
+    result = run(late, out=tmp_path / "runs", until="tune")
+    assert ran() == ["weigh", "tune", "weigh"]
+    assert [list(model.findings) for model in result.record.models] == [["weigh"], ["weigh"]]
+    run(late, out=tmp_path / "runs", until="second")
+    assert ran() == ["tune", *FAR, *FAR, "weigh", "against itself"]
+
+
+def test_flags_of_a_measure_are_alerts_in_every_run_of_the_model(late: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        record = run(late, out=tmp_path / "runs").record
+        alerts = {stage.name: stage.alerts for stage in record.stages}
+        assert alerts == {"tune": ("against: it went far",), "second": (), "third": ("against: it went far",)}
+        assert [warning for warning in record.warnings if "far" in warning] == ["base: against: it went far"]
+
+
+def test_a_metric_that_there_is_not_is_told_after_the_stage_it_waits_for(late: str, tmp_path: Path) -> None:
+    with pytest.raises(PosttrainError, match=r"The gate after third: 'against' finds no 'fra'\. Did you mean 'far'\?"):
+        run(late.replace("against.far", "against.fra"), out=tmp_path / "runs")
