@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from posttrain.schema.rows import Conversation, Labelled, Message, Pair, Prompt, Row
+from posttrain.schema.rows import Answered, Conversation, Labelled, Message, Pair, Prompt, Row
 
 from .columns import blanks, named, plainly
 from .layouts import ASIDE
@@ -24,7 +24,7 @@ MEANINGS = {
     "answer_mask": "what is learnt",
 }
 """What a role becomes, where that is not its own name."""
-SILENT: dict[type[Row], tuple[str, ...]] = {Prompt: (), Conversation: ("answer", "plain")}
+SILENT: dict[type[Row], tuple[str, ...]] = {Prompt: (), Answered: (), Conversation: ("answer", "plain")}
 """Shape -> the roles that it has no use for; other shapes have none for any of ASIDE."""
 N_FILES = 3
 """How many files are named."""
@@ -91,7 +91,7 @@ def how(recognised: Recognised, sample: Iterable[Mapping[str, Any]]) -> How:
     arrows = ", ".join(_arrow(" + ".join(columns), meaning) for meaning, columns in into.items())
     used = {name for column in shown.values() for name in blanks(column, columns)}
     others = [name for name in columns if name not in used]
-    fate = "kept for graders" if recognised.shape is Prompt else "not used"
+    fate = "kept for graders" if recognised.shape in (Prompt, Answered) else "not used"
     return How(_name(recognised, columns), arrows + (f" ({fate}: {named(others)})" if others else ""))
 
 

@@ -152,5 +152,5 @@ def are_lists(cells: Sequence[Any]) -> bool:
     """Whether every cell is a list of two answers or more, which are texts or messages."""
     filled = [cell for cell in cells if cell is not None]
     return bool(filled) and all(
-        isinstance(cell, list) and len(cell) > 1 and all(isinstance(a, str) for a in cell) for cell in filled
+        isinstance(cell, list) and len(cell) > 1 and all(isinstance(a, str | list) for a in cell) for cell in filled
     )

@@ -16,7 +16,7 @@ token ids              ids (labels, masks); or prompt_ids, chosen_ids, rejected_
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from posttrain.schema.rows import Conversation, Labelled, Messages, Pair, Prompt, Ranked, Row, Text
+from posttrain.schema.rows import Answered, Conversation, Labelled, Messages, Pair, Prompt, Ranked, Row, Text
 
 from . import judged, tokens
 from .cells import Cells, asked, prompt_of
@@ -111,12 +111,12 @@ LAYOUTS = (
         (Labelled, Conversation, Prompt),
         judged.labelled,
     ),
-    Layout("messages", _sets("messages"), ("messages", "system", *TOLD), (Conversation, Prompt), _messages),
+    Layout("messages", _sets("messages"), ("messages", "system", *TOLD), (Conversation, Prompt, Answered), _messages),
     Layout(
         "prompt and completion",
         _sets("prompt completion", "prompt answer"),
         (*PROMPT, "completion", *TOLD),
-        (Conversation, Prompt),
+        (Conversation, Prompt, Answered),
         _prompt_completion,
     ),
     Layout("text", _sets("text"), ("text",), (Text,), _text),

@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from posttrain.schema.errors import DataError
-from posttrain.schema.rows import Conversation, Labelled, Messages, Pair, Prompt, Ranked, Row, Text, prompt_messages
+from posttrain.schema.rows import (
+    Answered,
+    Conversation,
+    Labelled,
+    Messages,
+    Pair,
+    Prompt,
+    Ranked,
+    Row,
+    Text,
+    prompt_messages,
+)
 
 from .cells import Cells, LeftOut, asked
 from .columns import ALIASES, Roles, filled, find_roles, given_roles, is_pattern, named
@@ -78,11 +89,22 @@ def _as_ranked(row: Nature, cells: Cells) -> tuple[Row, ...]:
 
 
 def _as_prompt(row: Nature, cells: Cells) -> tuple[Row, ...]:
-    answer = _last_answer(row) if cells.get("answer") is None else cells.text("answer")
+    return (_prompt(row, cells, _last_answer(row)),)
+
+
+def _as_answered(row: Nature, cells: Cells) -> tuple[Row, ...]:
+    if not isinstance(row, Conversation):
+        raise LeftOut("the last message is not the assistant's")
+    return (Answered(_prompt(row, cells, None), row.messages[-1]),)
+
+
+def _prompt(row: Nature, cells: Cells, right: str | None) -> Prompt:
+    """What a row asks; `right` is the answer to compare with where no column holds one."""
+    answer = right if cells.get("answer") is None else cells.text("answer")
     plain = None if cells.get("plain") is None else cells.text("plain")
     others = {name: value for name, value in cells.columns.items() if name not in cells.roles.values()}
     told = (cells.tools(), cells.template_options())
-    return (Prompt(asked(_asked_in(row)), answer, cells.text("task"), plain, others, *told),)
+    return Prompt(asked(_asked_in(row)), answer, cells.text("task"), plain, others, *told)
 
 
 def _asked_in(row: Nature) -> Messages:
@@ -106,6 +128,7 @@ CONVERSIONS: dict[type[Row], Callable[[Nature, Cells], tuple[Row, ...]]] = {
     Conversation: _as_conversation,
     Labelled: _as_labelled,
     Prompt: _as_prompt,
+    Answered: _as_answered,
     Pair: _as_pair,
     Ranked: _as_ranked,
     Text: _as_text,
@@ -179,6 +202,7 @@ NEEDED: dict[type[Row], tuple[str, tuple[str, ...]]] = {
     Ranked: ("prompt and answers, best first, or chosen and rejected", ("prompt", "answers")),
     Labelled: ("prompt, completion and label (true or false)", ("prompt", "completion", "label")),
     Prompt: ("prompt or messages", ("prompt", "answer")),
+    Answered: ("messages that end with the assistant's, or prompt and completion", ("prompt", "completion")),
 }
 """Shape -> what it needs in words, and the roles that the example in an error names."""
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from posttrain.data.program import PromptProgram
 from posttrain.data.read import read
 from posttrain.functional.seeds import seed_of
+from posttrain.models.activations import checkpoint_layers
 from posttrain.models.load import load_format
 from posttrain.models.policy import Models, Policy
 from posttrain.models.sampler import Sampling, TransformersSampler
@@ -21,7 +22,7 @@ from .critic import critic, learn_at, reward_model
 from .job import Job
 from .loop import Shares
 from .on_policy import OnPolicy
-from .rewarding import Rewarding, Rewards, read_alike
+from .rewarding import Rewards, rewarding
 from .rollouts import Asked, FromRollouts, KLRule, without_prompts_too_long
 from .source import FromRows
 from .train import Begun, Laid, Training
@@ -102,15 +103,15 @@ class Online(Rolling, Training):
         scorer = reward_model(reward, model, policy) if reward is not None else None
         if "critic" in objective.needed():
             begun.critic = critic(model, policy, reward, scorer, job.seed)
-            learn_at(begun.critic, policy, getattr(self, "critic_rate", 1.0))
+            learn_at(begun.critic, getattr(self, "critic_rate", 1.0))
+            if self.gradient_checkpointing and begun.critic.model is not policy.model:
+                checkpoint_layers(begun.critic.model)
         form = load_format(model, policy.tokenizer)
-        shared = scorer is not None and read_alike(scorer.tokenizer, policy.tokenizer)
-        reader = load_format(reward, scorer.tokenizer) if reward is not None and scorer is not None else None
         source = FromRollouts(
             asked,
             TransformersSampler(policy, form.stop_ids),
             form,
-            Rewarding(self.reward, scorer, reader, shared),
+            rewarding(self.reward, reward, scorer, policy.tokenizer),
             Sampling(max_new_tokens=self.max_new_tokens, temperature=objective.temperature),
             KLRule(objective.kl, objective.kl_target, objective.kl_horizon),
             self.batch_size,

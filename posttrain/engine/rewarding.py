@@ -15,11 +15,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from posttrain.data.batch import Batch
 from posttrain.data.chat import ChatFormat
 from posttrain.functional.layout import Branch, Tree
+from posttrain.models.load import load_format, load_scorer
 from posttrain.models.scorer import Scorer
+from posttrain.schema.artifacts import Model
 from posttrain.schema.rows import Message, Prompt
 from posttrain.schema.settings import Mark, Settings
 
-from .grading import grader
+from .grading import asked, grader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,44 +87,57 @@ class Rewarding:
         if rewards.model is not None:
             self.weights[MODEL] = rewards.model_weight
 
-    def scores(self, rows: Sequence[Prompt], answers: Sequence[str], batch: Batch) -> Scores:
-        """One score an answer by the name of what gave it, in the order of the batch's answers; None where there is no
-        verdict."""
-        asked = [row_of(row) for row in rows]
-        found: Scores = {
-            name: [_finite(score(answer, row)) for answer, row in zip(answers, asked, strict=True)]
-            for name, score in self.functions.items()
-        }
+    def scores(self, rows: Sequence[Prompt], answers: Sequence[str], batch: Batch | None = None) -> Scores:
+        """One score an answer by the name of what gave it, in the order of the answers, which is that of the batch where
+        there is one; None where there is no verdict."""
+        told = list(map(asked, rows))
+        found: Scores = {name: score.many(answers, told) for name, score in self.functions.items()}
         if self.scorer is not None:
             found[MODEL] = [_finite(value) for value in self._by_model(rows, answers, batch)]
         return found
 
     def total(self, scores: Scores) -> list[float | None]:
         """The weighted sum of each answer's scores; None where one of them is missing."""
-        columns = zip(*(((self.weights[name], score) for score in each) for name, each in scores.items()), strict=True)
+        weights = [self.weights[name] for name in scores]
+        answers = zip(*scores.values(), strict=True)
         return [
             None
-            if any(score is None for _, score in parts)
-            else sum(weight * (score or 0.0) for weight, score in parts)
-            for parts in columns
+            if any(score is None for score in each)
+            else sum(weight * (score or 0.0) for weight, score in zip(weights, each, strict=True))
+            for each in answers
         ]
 
     @torch.no_grad()
-    def _by_model(self, rows: Sequence[Prompt], answers: Sequence[str], batch: Batch) -> list[float]:
+    def _by_model(self, rows: Sequence[Prompt], answers: Sequence[str], batch: Batch | None) -> list[float]:
         assert self.scorer is not None and self.form is not None
-        if self.shared:
+        if self.shared and batch is not None:
             return self.scorer.rewards(batch).tolist()
-        trees = []
-        for row, answer in zip(rows, answers, strict=True):
-            asked, said = self.form.answer(row.messages, (Message("assistant", answer),), row.tools)
-            room = max(self.scorer.context - len(asked), 0)
-            trees.append(Tree(tuple(asked), (Branch(tuple(said[:room]), (True,) * len(said[:room])),)))
-        return self.scorer.rewards(Batch(tuple(trees))).tolist()
+        trees, places = [], []
+        for place, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+            before, said = self.form.answer(row.messages, (Message("assistant", answer),), row.tools)
+            said = said[: max(self.scorer.context - len(before), 0)]
+            if said:
+                trees.append(Tree(tuple(before), (Branch(tuple(said), (True,) * len(said)),)))
+                places.append(place)
+        found = [math.nan] * len(rows)  # of a prompt that leaves no room for its answer nothing can be said
+        for place, value in zip(places, self.scorer.rewards(Batch(tuple(trees))).tolist(), strict=True):
+            found[place] = value
+        return found
 
 
-def row_of(row: Prompt) -> dict[str, Any]:
-    """A row as graders and judges get it."""
-    return {**row.columns, "answer": row.answer, "task": row.task, "prompt": row.messages[-1].content}
+def rewarding(
+    rewards: Rewards,
+    reward: Model | None,
+    scorer: Scorer | None = None,
+    written_by: "PreTrainedTokenizerBase | None" = None,
+) -> Rewarding:
+    """What scores answers as `rewards` say. `reward` is the reward model that they name, `scorer` the same where it is in
+    memory already, and `written_by` the tokenizer of the policy whose tokens it may be given as they are."""
+    if reward is None:
+        return Rewarding(rewards)
+    scorer = scorer or load_scorer(reward)
+    shared = written_by is not None and read_alike(scorer.tokenizer, written_by)
+    return Rewarding(rewards, scorer, load_format(reward, scorer.tokenizer), shared)
 
 
 def read_alike(one: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase") -> bool:

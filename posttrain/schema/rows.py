@@ -6,6 +6,7 @@ Pair            a prompt with a chosen and a rejected answer
 Labelled        a prompt with one answer and a thumb up or down
 Ranked          a prompt with several answers, the best first
 Prompt          a prompt alone, with what a grader needs to judge an answer
+Answered        the same with an answer that is to be judged
 
 Tokenised       token ids that another program made, in place of a Text or Conversation
 TokenisedPair   the same in place of a Pair
@@ -145,6 +146,14 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """A question and what a model answered, which nobody has judged yet."""
+
+    prompt: Prompt
+    said: Message
+
+
+@dataclass(frozen=True, slots=True)
 class Tokenised:
     """Token ids and which of them are learnt, equally long."""
 
@@ -161,7 +170,7 @@ class TokenisedPair:
     rejected: tuple[int, ...]
 
 
-Row = Text | Conversation | Pair | Ranked | Labelled | Prompt | Tokenised | TokenisedPair
+Row = Text | Conversation | Pair | Ranked | Labelled | Prompt | Answered | Tokenised | TokenisedPair
 
 
 def prompt_messages(row: Row) -> Messages:
@@ -171,7 +180,7 @@ def prompt_messages(row: Row) -> Messages:
             return ()
         case Conversation(messages=messages):
             return messages[:-1]
-        case Prompt(messages=messages):
+        case Prompt(messages=messages) | Answered(prompt=Prompt(messages=messages)):
             return messages
         case Pair(prompt=prompt) | Ranked(prompt=prompt) | Labelled(prompt=prompt):
             return prompt
@@ -182,6 +191,8 @@ def messages_in(row: Row) -> Messages:
     match row:
         case Conversation(messages=messages) | Prompt(messages=messages):
             return messages
+        case Answered(prompt=prompt, said=said):
+            return (*prompt.messages, said)
         case Pair(prompt=prompt, chosen=chosen, rejected=rejected):
             return prompt + chosen + rejected
         case Ranked(prompt=prompt, answers=answers):

@@ -1,13 +1,18 @@
 """Sample answers from a model: one row an answer, ready to be judged, filtered or learnt.
 
+A row keeps what graders look at: the prompt's `task`, `answer` and other columns, and whether the answer `finished` by
+itself. A column is left out whose name would make something else of the row, such as `label` or `rejected`.
+
 Every prompt draws from a generator of its own, so a run with the same seed makes the same rows.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
 
+from posttrain.data.columns import NAMES, named
 from posttrain.data.read import read
 from posttrain.engine.job import Job
 from posttrain.engine.method import Generator, Made
@@ -22,6 +27,7 @@ class Sample(Generator):
     """Ask a model every prompt `n` times and keep the answers as conversations."""
 
     reads: ClassVar[type[Row]] = Prompt
+    version: ClassVar[int] = 2
 
     data: DatasetRef
     """The prompts to ask."""
@@ -38,13 +44,35 @@ class Sample(Generator):
         rows = [row for dataset in datasets for row in read(dataset, Prompt).rows for _ in range(self.n)]
         sampler = TransformersSampler(policy, form.stop_ids, watch=lambda done: job.answered(done, len(rows)))
         answers = sampler.sample([form.ask(row) for row in rows], self.sampling, job.seed)
+        finished = [bool(answer) and answer[-1] in form.stop_ids for answer in answers]
         with (job.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-            for row, answer in zip(rows, answers, strict=True):
-                file.write(json.dumps(_conversation(row, form.read_answer(answer)), ensure_ascii=False) + "\n")
-        finished = sum(bool(answer) and answer[-1] in form.stop_ids for answer in answers)
-        return Made({"rows": len(rows), "finished": finished, "tokens": sum(map(len, answers))})
+            for row, answer, ended in zip(rows, answers, finished, strict=True):
+                made = _conversation(row, form.read_answer(answer), ended)
+                file.write(json.dumps(made, ensure_ascii=False, default=str) + "\n")
+        if lost := _lost(rows):
+            job.note(
+                f"columns that are not kept, as their names say something else of rows with answers: {named(lost)}"
+            )
+        return Made({"rows": len(rows), "finished": sum(finished), "tokens": sum(map(len, answers))})
 
 
-def _conversation(row: Prompt, answer: str) -> dict[str, Any]:
+def _conversation(row: Prompt, answer: str, finished: bool) -> dict[str, Any]:
+    others = {name: value for name, value in row.columns.items() if not _has_a_role(name)}
     messages = [*(message.as_dict() for message in row.messages), {"role": "assistant", "content": answer}]
-    return {"messages": messages, "task": row.task, "answer": row.answer}
+    told = {"tools": list(row.tools), "chat_template_kwargs": dict(row.template_options)}
+    return {
+        **others,
+        "messages": messages,
+        "task": row.task,
+        "answer": row.answer,
+        "finished": finished,
+        **{name: value for name, value in told.items() if value},
+    }
+
+
+def _has_a_role(name: str) -> bool:
+    return name.strip().casefold() in NAMES
+
+
+def _lost(rows: Sequence[Prompt]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.columns if _has_a_role(name)))
