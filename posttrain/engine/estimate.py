@@ -51,13 +51,16 @@ class Load:
 class Way:
     """How the step is computed. Without an `adapter` all weights are trained. `anchors` counts tensors kept beside
     each trained one to pull it back, `rules` those that keep good weights to go back to; with a `divergence` from the
-    start the head is gone through twice."""
+    start the head is gone through twice. A reference, a reward model and a critic are each a copy of all weights where
+    they are its `own`, as they share none with the policy; a critic is trained as the policy is."""
 
     narrow: bool = False
     checkpointing: bool = False
     offloading: bool = False
     eight_bits: bool = False
     own_reference: bool = False
+    own_reward: bool = False
+    own_critic: bool = False
     divergence: bool = False
     anchors: int = 0
     rules: int = 0
@@ -91,11 +94,12 @@ def estimate(model: Anatomy, way: Way, load: Load) -> Memory:
     logits = _logits(model, way, load)
     optimizer = _optimizer(trained, way.eight_bits)
     beside = 4 * way.anchors * trained + way.rules * (4 * trained + optimizer)
+    copies = way.own_reference + way.own_reward + way.own_critic
     return Memory(
         parameters=_parameters(model, way),
-        copies=beside + (4 * model.weights if way.own_reference else 0),
-        optimizer=optimizer,
-        gradients=4 * trained,
+        copies=beside + 4 * model.weights * copies,
+        optimizer=optimizer * (1 + way.own_critic),
+        gradients=4 * trained * (1 + way.own_critic),
         activations=round(kept + max(0, works - logits)),
         logits=round(logits),
     )

@@ -15,6 +15,7 @@ from posttrain.data.trees import plant
 from posttrain.engine.environment import memory as memory_of_machine
 from posttrain.engine.estimate import Load, Memory, Way, estimate
 from posttrain.engine.files import readable
+from posttrain.engine.online import Online
 from posttrain.engine.train import Training
 from posttrain.functional.layout import Tree, packed
 from posttrain.models.adapters import LoRA
@@ -23,7 +24,7 @@ from posttrain.models.anatomy import Anatomy, read_anatomy
 from posttrain.models.precision import computes_in, device
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.errors import PosttrainError
-from posttrain.schema.rows import Pair
+from posttrain.schema.rows import Pair, Ranked
 
 from .plan import Plan, Step
 from .work import Outside, base_of
@@ -101,6 +102,7 @@ def _forecast(plan: Plan, step: Step, stage: Training, outside: Outside) -> Fore
     model = read_anatomy(Path(base.base or base.path))
     data = [outside[source.identity] for source in step.inputs.get("data", ()) if source.step is None]
     known = len(data) == len(step.inputs.get("data", ()))
+    known = known and not isinstance(stage, Online)  # answers are not drawn yet
     load = _load(stage, base, model, [d for d in data if isinstance(d, Dataset)]) if known else _most(stage)
     on_cpu, room = _room()
     way = Way(
@@ -109,6 +111,8 @@ def _forecast(plan: Plan, step: Step, stage: Training, outside: Outside) -> Fore
         offloading=stage.offload_activations,
         eight_bits=stage.optimizer == "adamw_8bit",
         own_reference=_own_reference(step, stage),
+        own_reward="reward.model" in step.inputs,
+        own_critic="critic" in stage.make_objective().needed() and step.form != "adapter",
         divergence=stage.keep.kl > 0,
         anchors=bool(stage.keep.l2 or stage.keep.ewc) + bool(stage.keep.ewc),
         rules=sum(rule is not None for rule in (stage.forget, stage.stop_early)),
@@ -148,7 +152,7 @@ def _carried(plan: Plan, step: Step, base: Model, model: Anatomy) -> Carried | N
 
 def _own_reference(step: Step, stage: Training) -> bool:
     """Whether a second copy of all weights is held: not where an adapter can be taken off, or changed."""
-    if "reference" not in stage.objective.needs and not stage.keep.kl:
+    if "reference" not in stage.make_objective().needed() and not stage.keep.kl:
         return False
     fresh = stage.adapter
     return step.form != "adapter" or (fresh is not None and getattr(fresh.family, "init", "") == "pissa")
@@ -183,8 +187,8 @@ def _pairs(trees: tuple[Tree, ...]) -> int:
 
 def _most(stage: Training) -> Load:
     """The most that the settings allow, where no row is there to look at."""
-    row = stage.max_length * (2 if stage.objective.reads is Pair else 1)
-    whole = _batch_size(stage) * row
+    row = stage.max_length * (2 if stage.objective.reads in (Pair, Ranked) else 1)
+    whole = _batch_size(stage) * row * (stage.answers if isinstance(stage, Online) else 1)
     tokens = min(max(stage.micro_tokens, row), whole)
     return replace(Load.of_rows(tokens, stage.max_length), alone=tokens == whole)
 
