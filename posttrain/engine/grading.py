@@ -16,6 +16,10 @@ from posttrain.functional.graders import grader as pure
 from posttrain.schema.errors import PosttrainError, UsageError
 from posttrain.schema.rows import Prompt
 
+from .code import Code
+
+MORE = {"code": Code}
+"""Graders that touch the machine, beside the pure ones."""
 Row = Mapping[str, Any]
 
 
@@ -44,6 +48,11 @@ class Grading:
             return [self._number(score) for score in together(outputs, rows)]
         return [self(output, row) for output, row in zip(outputs, rows, strict=True)]
 
+    def note(self) -> str:
+        """What whoever runs this should know before; mostly nothing."""
+        told = getattr(self.score, "note", None)
+        return str(told()) if callable(told) else ""
+
     def _number(self, score: Any) -> float | None:
         if score is None:
             return None
@@ -57,7 +66,7 @@ class Grading:
 def grader(name: str, options: Mapping[str, Any] | None = None) -> Grading:
     """The grader of that name, or what `package.module:function` names. Raises UsageError when there is none, and for
     options that do not fit it."""
-    return Grading(name, pure(name, options))
+    return Grading(name, pure(name, options, MORE))
 
 
 def named(said: Any) -> tuple[str, dict[str, Any]]:

@@ -37,7 +37,7 @@ class Benchmark(Measure):
     data: DatasetRef
     """The questions, each with its answer."""
     grader: GraderRef = "exact"
-    """How answers are scored: exact, number, contains, choice, regex, json_schema, or `package.module:function`; with
+    """How answers are scored: exact, number, contains, choice, regex, json_schema, code, or `package.module:function`; with
     options as `{regex: {pattern: "^yes"}}`."""
     layout: Literal["own", "chat", "plain"] = "own"
     """How the model is asked: as it likes to be (`own`), or its prompt program put aside, in its chat format or as plain text."""
@@ -54,6 +54,8 @@ class Benchmark(Measure):
         answers = sampler.sample(
             [form.ask(row) for row in rows], Sampling(max_new_tokens=self.max_new_tokens), job.seed
         )
+        if note := grader(*named(self.grader)).note():
+            job.note(note)
         samples, unsaid = self._graded(rows, [form.read_answer(ids) for ids in answers])
         name = short_name(self.grader)
         metrics = _metrics(METRIC_NAMES.get(name, name), samples) | unsaid
