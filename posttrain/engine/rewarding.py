@@ -18,10 +18,11 @@ from posttrain.functional.layout import Branch, Tree
 from posttrain.models.load import load_format, load_scorer
 from posttrain.models.scorer import Scorer
 from posttrain.schema.artifacts import Model
+from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Message, Prompt
 from posttrain.schema.settings import Mark, Settings
 
-from .grading import asked, grader
+from .grading import Grading, asked, grader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,6 +40,19 @@ class Function(Settings):
     """How much its score counts."""
     options: dict[str, Any] = Field(default_factory=dict)
     """What the function is told beside, such as the `pattern` of a regex."""
+
+    @model_validator(mode="after")
+    def _is_known(self) -> "Function":
+        """A typing mistake is found before anything is trained."""
+        try:
+            self.grader()
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    def grader(self) -> Grading:
+        """What scores."""
+        return grader(self.name, self.options)
 
 
 def _as_function(value: Any) -> Any:
@@ -74,6 +88,12 @@ class Rewards(Settings):
         return self
 
 
+def _names(functions: Sequence[Function]) -> list[str]:
+    """What each function is called in the log: its name, with a number where several have the same."""
+    short = [function.name.rpartition(":")[2] for function in functions]
+    return [f"{name}_{short[:n].count(name) + 1}" if short.count(name) > 1 else name for n, name in enumerate(short)]
+
+
 class Rewarding:
     """Scores answers. `scorer` is the reward model, `form` how it is talked to; `shared` says that it reads the very
     tokens that the policy wrote, as both have one tokenizer and one chat template."""
@@ -82,8 +102,9 @@ class Rewarding:
         self, rewards: Rewards, scorer: Scorer | None = None, form: ChatFormat | None = None, shared: bool = True
     ) -> None:
         self.scorer, self.form, self.shared = scorer, form, shared
-        self.functions = {function.name: grader(function.name, function.options) for function in rewards.functions}
-        self.weights = {function.name: function.weight for function in rewards.functions}
+        named = dict(zip(_names(rewards.functions), rewards.functions, strict=True))
+        self.functions = {name: function.grader() for name, function in named.items()}
+        self.weights = {name: function.weight for name, function in named.items()}
         if rewards.model is not None:
             self.weights[MODEL] = rewards.model_weight
 
