@@ -53,7 +53,7 @@ def reliability(margins_M: Values, weights_M: Values, n_bins: int = 10) -> list[
         inside = place == n
         w = weights[inside] / weights[inside].sum()
         low, high = (0.5 + k * 0.5 / n_bins for k in (n, n + 1))
-        right = float(w @ (margins[inside] > 0))
+        right = min(float(w @ (margins[inside] > 0)), 1.0)  # rounding would leave a little more
         bins.append(Bin(float(low), float(high), int(inside.sum()), float(w @ sure[inside]), right))
     return bins
 
