@@ -20,7 +20,7 @@ from posttrain.models.scorer import Scorer
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Message, Prompt
-from posttrain.schema.settings import Mark, Settings
+from posttrain.schema.settings import RewardRef, Settings
 
 from .grading import Grading, asked, grader
 
@@ -74,7 +74,7 @@ def _as_functions(value: Any) -> Any:
 class Rewards(Settings):
     """What answers earn."""
 
-    model: Annotated[str | None, Mark("model")] = None
+    model: RewardRef = None
     """A reward model: the name of a `reward` stage, or a folder."""
     model_weight: float = 1.0
     """How much the reward model's score counts."""

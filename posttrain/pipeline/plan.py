@@ -12,7 +12,7 @@ from functools import cached_property
 from posttrain.engine.method import Stage
 from posttrain.schema.errors import Problem, RecipeError, nearest
 from posttrain.schema.rows import Row
-from posttrain.schema.settings import Rows, input_of, inputs
+from posttrain.schema.settings import Rows, form_of, input_of, inputs
 
 from .reading import NAME, draft
 from .recipe import BASE, RELATIVE, Entry, Gate, Recipe, names_in, unrolled
@@ -247,10 +247,11 @@ class _Wiring:
         for option, kind in inputs(type(entry.stage)).items():
             value, node = input_of(entry.stage, option), entry.node.nearest(option)
             names = [value] if isinstance(value, str | Rows) else list(value or ())
-            wires[option] = tuple(self.wire(entry, kind, name, node, rounds) for name in names)
+            form = form_of(type(entry.stage), option)
+            wires[option] = tuple(self.wire(entry, kind, form, name, node, rounds) for name in names)
         return {option: wire for option, wire in wires.items() if wire}
 
-    def wire(self, entry: Entry, kind: str, named: str | Rows, node: Node, rounds: str) -> Input:
+    def wire(self, entry: Entry, kind: str, form: str | None, named: str | Rows, node: Node, rounds: str) -> Input:
         name, rows = (named.path, named) if isinstance(named, Rows) else (named, None)
         found = self.resolve(name, rounds) if NAME.fullmatch(name) else None
         if found is None and name in names_in(self.recipe.stages):
@@ -261,6 +262,12 @@ class _Wiring:
             makes, wants = self.kinds[found], "rows" if kind == "dataset" else "a model"
             self.wrong(
                 node, f"{entry.name}: {name!r} makes a {makes}, and {wants} is wanted. For a folder write `./{name}`."
+            )
+        elif form and self.forms.get(found) not in (form, None):
+            fitting = [name for name, each in self.forms.items() if each == form]
+            cure = f"Write `{fitting[-1]}`." if fitting else f"Put a `{form}` stage before it."
+            self.wrong(
+                node, f"{entry.name}: {name!r} holds {self.forms[found]} weights, and {form} ones are wanted. {cure}"
             )
         return Input(found, found, node, rows)
 

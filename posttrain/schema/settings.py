@@ -19,9 +19,11 @@ from .errors import Problem, nearest
 
 @dataclass(frozen=True)
 class Mark:
-    """What the planner must know of a field: `cosmetic`, or an input of kind `dataset` or `model`."""
+    """What the planner must know of a field: `cosmetic`, or an input of kind `dataset` or `model`, whose weights must be
+    of a `form` where one is said."""
 
     kind: str
+    form: str | None = None
 
 
 class Settings(BaseModel):
@@ -91,6 +93,7 @@ def _as_sources(value: Any) -> Any:
 
 DatasetRef = Annotated[tuple[Rows, ...], BeforeValidator(_as_sources), Mark("dataset")]
 ModelRef = Annotated[str, Mark("model")]
+RewardRef = Annotated[str | None, Mark("model", form="reward")]
 Cosmetic = Mark("cosmetic")
 
 
@@ -141,6 +144,13 @@ def inputs(settings: type[Settings]) -> dict[str, str]:
         for group in _groups(info):
             found |= {f"{name}.{inner}": kind for inner, kind in inputs(group).items()}
     return found
+
+
+def form_of(settings: type[Settings], path: str) -> str | None:
+    """The form that the weights of an input must have, by a name that `inputs` gives; None where any will do."""
+    *groups, last = path.split(".")
+    info = _at(settings, groups).model_fields[last]
+    return next((mark.form for mark in info.metadata if isinstance(mark, Mark)), None)
 
 
 def input_of(settings: Settings, path: str) -> Any:
