@@ -16,7 +16,7 @@ from posttrain.schema.errors import PosttrainError, UsageError
 from posttrain.schema.rows import Conversation, Labelled, Pair, Prompt, Row, Text, fingerprint
 from posttrain.schema.settings import input_of, inputs
 
-from .plan import reads
+from .step import reads
 from .work import SEVERAL, Given
 
 SHAPES: tuple[type[Row], ...] = (Prompt, Conversation, Pair, Labelled, Text)

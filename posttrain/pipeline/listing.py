@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .plan import Plan, Step
+from .plan import Plan
 from .recipe import BASE
+from .step import Step
 
 
 def as_json(plan: Plan, states: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -26,7 +26,8 @@ from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.errors import PosttrainError
 from posttrain.schema.rows import Pair, Ranked
 
-from .plan import Plan, Step
+from .plan import Plan
+from .step import Step
 from .work import Outside, base_of
 
 SAMPLED = 4  # batches whose rows are laid out to see how large a micro-batch becomes

@@ -15,60 +15,12 @@ from posttrain.schema.rows import Row
 from posttrain.schema.settings import Rows, form_of, input_of, inputs
 
 from .reading import NAME, draft
-from .recipe import BASE, RELATIVE, Entry, Gate, Recipe, names_in, unrolled
+from .recipe import BASE, RELATIVE, Entry, Recipe, names_in, unrolled
+from .step import Input, Step, reads
 from .tree import Node
 
 MOST_STEPS = 1000
 SCORES = "reward"  # the form of models that score answers and write none
-
-
-@dataclass(frozen=True)
-class Input:
-    """One thing that a step reads: what the earlier step `step` made, or something from outside the recipe.
-    `rows` is None for a model."""
-
-    name: str
-    step: str | None
-    node: Node
-    rows: Rows | None = None
-
-    @property
-    def identity(self) -> str:
-        """The same for two Inputs that read the same thing."""
-        return f"model {self.name}" if self.rows is None else f"rows {self.rows.model_dump_json()}"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage or measure, wired. `inputs` holds one Input for a model and all sources for a dataset. `form` is that
-    of the model it makes."""
-
-    name: str
-    method: str
-    stage: Stage
-    inputs: Mapping[str, tuple[Input, ...]]
-    node: Node
-    form: str | None = None
-    gates: tuple[Gate, ...] = ()
-
-    @property
-    def source(self) -> str:
-        """The model that a stage begins with."""
-        return self.inputs["model"][0].name
-
-    @property
-    def makes_model(self) -> bool:
-        return self.stage.kind in ("objective", "transform")
-
-    @property
-    def waits_for(self) -> tuple[str, ...]:
-        """The steps whose artifacts it reads."""
-        return tuple(dict.fromkeys(source.step for wire in self.inputs.values() for source in wire if source.step))
-
-
-def reads(stage: type[Stage]) -> type[Row] | None:
-    """The shape of row that a stage reads, where it says so."""
-    return getattr(getattr(stage, "objective", stage), "reads", None)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from posttrain.engine.store import Store
 from posttrain.engine.train import Training
 from posttrain.schema.errors import UsageError, nearest
 
-from .plan import Plan, Step
+from .plan import Plan
 from .run import RUNS, STORE, Source, prepare
+from .step import Step
 from .work import given, kept
 
 

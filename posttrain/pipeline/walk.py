@@ -14,9 +14,10 @@ from posttrain.schema.findings import Findings
 from . import alerts
 from .events import Events
 from .leaks import Leaks
-from .plan import Plan, Step
+from .plan import Plan
 from .recipe import BASE, RELATIVE, Gate
 from .record import read_findings
+from .step import Step
 from .work import Outside, Work, base_of, given, of_model
 
 ROUNDING = 1e-9

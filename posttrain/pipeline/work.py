@@ -16,9 +16,10 @@ from posttrain.schema.artifacts import Artifact, Dataset, Model, hash_of
 from posttrain.schema.errors import MachineError, Problem, UsageError
 from posttrain.schema.settings import keyed
 
-from .plan import Input, Plan, Step
+from .plan import Plan
 from .recipe import BASE
 from .record import MADE_BY
+from .step import Input, Step
 
 Given = Model | tuple[Dataset, ...]
 Outside = Mapping[str, Artifact]  # by the identity of an Input
