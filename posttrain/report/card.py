@@ -17,7 +17,7 @@ from .text import code, fence
 
 FRONT = """---
 library_name: {library}
-pipeline_tag: text-generation
+pipeline_tag: {task}
 tags:
 - posttrain
 ---"""
@@ -33,7 +33,21 @@ from transformers import AutoTokenizer
 model = AutoPeftModelForCausalLM.from_pretrained("FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
 
-LOAD = {"dense": LOAD_DENSE, "gptq": LOAD_DENSE, "awq": LOAD_DENSE, "adapter": LOAD_ADAPTER}
+LOAD_REWARD = """from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
+
+LOAD_REWARD_ADAPTER = """from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+base = AutoModelForSequenceClassification.from_pretrained("BASE", num_labels=1)
+base.resize_token_embeddings(max(len(tokenizer), base.config.vocab_size))
+base.config.pad_token_id = tokenizer.pad_token_id
+model = PeftModel.from_pretrained(base, "FOLDER")"""
+
+LOAD = {"dense": LOAD_DENSE, "gptq": LOAD_DENSE, "awq": LOAD_DENSE, "adapter": LOAD_ADAPTER, "reward": LOAD_REWARD}
 
 
 def card(record: RunRecord, model_name: str) -> str:
@@ -44,14 +58,17 @@ def card(record: RunRecord, model_name: str) -> str:
     model, stages = models[model_name], lineage(record, model_name)
     base = models.get(stages[0].source) if stages else None
     parts = [
-        FRONT.format(library="peft" if model.form == "adapter" else "transformers"),
+        FRONT.format(
+            library="peft" if model.form == "adapter" or _is_reward_adapter(model, stages) else "transformers",
+            task="text-classification" if model.form == "reward" else "text-generation",
+        ),
         f"# {code(model.name)}",
         _origin(record, model, stages, base),
         *_lineage(stages),
         *_data(stages),
         *_measured(base, model),
         *_settings(stages),
-        *_loading(model),
+        *_loading(model, stages),
     ]
     if record.recipe:
         parts += ["## Recipe", f"`posttrain run` with this file makes {code(record.name)} again:"]
@@ -112,20 +129,21 @@ def _source(value: Any) -> str:
 
 
 def _measured(base: ModelRecord | None, model: ModelRecord) -> Iterator[str]:
-    """Before and after where there is a before, else what there is."""
+    """Before and after where there is a before, and what else there is."""
     found = compare(base, model).changes if base else ()
+    known = {change.name for change in found}
     alone = [
         [code(f"{name}.{metric}"), numbers.value(m), numbers.interval(m.low, m.high, m.unit) or "–"]
         for name, findings in model.findings.items()
         for metric, m in findings.metrics.items()
+        if f"{name}.{metric}" not in known
     ]
-    if not alone:
-        return
-    yield "## Measured"
+    if found or alone:
+        yield "## Measured"
     if base and found:
         yield f"Before: {code(base.name)}. After: {code(model.name)}."
         yield changes(found)
-    else:
+    if alone:
         yield grid(("metric", "value", "95 % interval"), alone, "lrr")
 
 
@@ -141,8 +159,19 @@ def _settings(stages: Sequence[StageRecord]) -> Iterator[str]:
         yield grid(("setting", "value"), rows, "ll")
 
 
-def _loading(model: ModelRecord) -> Iterator[str]:
-    if model.form in LOAD:
-        yield "## Use"
-        yield "`FOLDER` is the place of these files."
-        yield fence(LOAD[model.form], language="python")
+def _loading(model: ModelRecord, stages: Sequence[StageRecord]) -> Iterator[str]:
+    load = LOAD_REWARD_ADAPTER if _is_reward_adapter(model, stages) else LOAD.get(model.form)
+    if load is None:
+        return
+    yield "## Use"
+    yield "`FOLDER` is the place of these files" + (
+        ", `BASE` that of the model it began with." if "BASE" in load else "."
+    )
+    yield fence(load, language="python")
+    offset = stages[-1].facts.get("offset") if stages else None
+    if model.form == "reward" and isinstance(offset, int | float):
+        yield f"An average answer that it was trained on scores {offset:.4g}: take that off, and such an answer is worth nothing."
+
+
+def _is_reward_adapter(model: ModelRecord, stages: Sequence[StageRecord]) -> bool:
+    return model.form == "reward" and bool(stages and stages[-1].settings.get("adapter"))

@@ -1,4 +1,4 @@
-"""Line charts as SVG text, drawn here so that a page needs no script. Colours and widths stand in `report.css`.
+"""Charts as SVG text, drawn here so that a page needs no script. Colours and widths stand in `report.css`.
 
 A chart has at most 600 points: a long curve is cut into buckets of which the smallest and largest value stay, so a spike
 is never lost. Values that are not finite break the line.
@@ -7,7 +7,7 @@ is never lost. Values that are not finite break the line.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from math import ceil, floor, isfinite, log10, nan
+from math import ceil, floor, isfinite, log10, nan, sqrt
 
 from markupsafe import Markup, escape
 
@@ -34,15 +34,53 @@ def line(points: Sequence[XY], title: str, identity: str, noisy: bool = False) -
     smooth = smoothed(points) if noisy and len(known) > 20 else ()
     limit = POINTS // 2 if smooth else POINTS
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{escape(identity)}">',
-        f'<title id="{escape(identity)}">{escape(title)}</title>',
         *(frame.y_tick(y) for y in y_ticks),
         *(frame.x_tick(x) for x in x_ticks),
         f'<path class="{"raw" if smooth else "smooth"}" d="{frame.path(thin(points, limit))}"/>',
         f'<path class="smooth" d="{frame.path(thin(smooth, limit))}"/>' if smooth else "",
-        "</svg>",
     ]
-    return Markup("".join(parts))
+    return _chart(parts, title, identity)
+
+
+def reliability(points: Sequence[XY], sizes: Sequence[float], title: str, identity: str) -> Markup:
+    """How often what is as sure as x is right: a dot for every point, its area by its size, and the line on which both
+    are the same. x goes from one half to one, y from nothing to one."""
+    frame = Frame((0.5, 1.0), (0.0, 1.0))
+    widest = max(sizes, default=1.0) or 1.0
+    dots = zip(map(frame.place, points), sizes, strict=True)
+    parts = [
+        *(frame.y_tick(y) for y in (0.0, 0.5, 1.0)),
+        *(frame.x_tick(x) for x in (0.5, 0.75, 1.0)),
+        f'<path class="even" d="{frame.path([(0.5, 0.5), (1.0, 1.0)])}"/>',
+        f'<path class="smooth" d="{frame.path(points)}"/>',
+        *(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{2 + 4 * sqrt(n / widest):.1f}"/>' for (x, y), n in dots),
+    ]
+    return _chart(parts, title, identity)
+
+
+def columns(edges: Sequence[float], counts: Sequence[int], title: str, identity: str) -> Markup:
+    """A histogram; what lies below zero stands in another colour."""
+    frame = Frame((edges[0], edges[-1]), (0.0, float(max(counts))))
+    parts = [
+        *(frame.y_tick(y) for y in ticks(0, max(counts), 4, whole=True)),
+        *(frame.x_tick(x) for x in ticks(edges[0], edges[-1], 4)),
+    ]
+    for (low, high), count in zip(pairwise(edges), counts, strict=True):
+        (left, top), (right, bottom) = frame.place((low, count)), frame.place((high, 0))
+        kind = "column below" if high <= 0 else "column"
+        parts.append(
+            f'<rect class="{kind}" x="{left + 0.5:.1f}" y="{top:.1f}" width="{max(right - left - 1, 0.5):.1f}" '
+            f'height="{bottom - top:.1f}"/>'
+        )
+    return _chart(parts, title, identity)
+
+
+def _chart(parts: Sequence[str], title: str, identity: str) -> Markup:
+    head = (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{escape(identity)}">'
+        f'<title id="{escape(identity)}">{escape(title)}</title>'
+    )
+    return Markup("".join([head, *parts, "</svg>"]))
 
 
 def share(found: Estimate) -> Markup:

@@ -8,6 +8,7 @@ import base64
 import hashlib
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -17,6 +18,7 @@ from posttrain.schema.record import Point, RunRecord
 
 from . import charts, numbers, text
 from .flat import flat
+from .trust import Trust
 from .view import view
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -24,12 +26,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One chart of a stage: its drawing, and the numbers in it for whoever cannot see it."""
+    """One chart: its drawing, and the numbers in it for whoever cannot see it, by what goes across it."""
 
     title: str
     unit: str
     drawing: Markup
     rows: list[tuple[str, str]]
+    across: str = "step"
 
 
 def html(record: RunRecord) -> str:
@@ -56,6 +59,28 @@ def curves(points: tuple[Point, ...], stage: str, identity: str) -> list[Curve]:
     return [curve for curve in drawn if curve.drawing]
 
 
+def trusted(found: Trust, model: str, identity: str) -> list[Curve]:
+    """The charts of a model that scores: what it is sure of and right about, and its margins."""
+    drawn, name = [], text.one_line(model)
+    if found.sure:
+        points = [(each.confidence, each.right) for each in found.sure]
+        title = f"how often {name} is right, by how sure it is; the straight line is where both are the same"
+        drawing = charts.reliability(points, [each.n for each in found.sure], title, f"{identity}-sure")
+        drawn.append(Curve("right", "by how sure it is", drawing, charts.rows(points), "sure"))
+    if found.margins.counts:
+        edges, counts = found.margins
+        title = (
+            f"margins of {name}, from {numbers.plain(edges[0])} to {numbers.plain(edges[-1])}; below zero it is wrong"
+        )
+        rows = [
+            (f"{numbers.plain(low)} to {numbers.plain(high)}", numbers.plain(count))
+            for (low, high), count in zip(pairwise(edges), counts, strict=True)
+        ]
+        drawing = charts.columns(edges, counts, title, f"{identity}-margins")
+        drawn.append(Curve("pairs", "by their margin", drawing, rows, "margin"))
+    return drawn
+
+
 @cache
 def _environment() -> Environment:
     found = Environment(
@@ -76,5 +101,5 @@ def _environment() -> Environment:
         "arrow": numbers.arrow,
         "flat": flat,
     }
-    found.globals |= {"numbers": numbers, "share_chart": charts.share, "curves": curves}
+    found.globals |= {"numbers": numbers, "share_chart": charts.share, "curves": curves, "trusted": trusted}
     return found

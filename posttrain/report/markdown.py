@@ -5,11 +5,13 @@ All text from data, models and recipes stands in code spans and fences, where no
 
 from collections.abc import Iterator, Sequence
 
+from posttrain.schema.findings import Findings, Metric
 from posttrain.schema.record import RunRecord, StageRecord
 
 from . import numbers
 from .compare import Change, Comparison
 from .text import code, fence
+from .trust import Trust
 from .view import Cell, RunView, Sample, StageView, Table, view
 
 LIMIT = 400  # characters of a prompt or an answer
@@ -24,6 +26,7 @@ def markdown(record: RunRecord) -> str:
         *_warnings(shown),
         *_overview(shown),
         *_stages(shown),
+        *_base(shown),
     ]
     parts += [part for stage in shown.stages for part in _stage(stage)]
     if record.recipe:
@@ -147,10 +150,55 @@ def _gates(stage: StageRecord) -> str:
     return "; ".join(words) or "–"
 
 
+def alone(found: Sequence[Findings]) -> str:
+    """Every metric of findings that nothing is compared with."""
+    rows = [
+        [code(f"{each.name}.{name}"), f"**{numbers.value(m)}**", _bounds(m) or "–", str(m.n or "–")]
+        for each in found
+        for name, m in each.metrics.items()
+    ]
+    return grid(("metric", "value", "95 % interval", "rows"), rows, "lrrr")
+
+
+def _bounds(metric: Metric) -> str:
+    return numbers.interval(metric.low, metric.high, metric.unit)
+
+
+def _trust(found: Trust) -> Iterator[str]:
+    """How sure against how often right, and what it was cheated with."""
+    if found.sure:
+        yield f"{code(found.measure)}: how often it is right, by how sure it is."
+        rows = [
+            [f"{each.low:.0%} – {each.high:.0%}", str(each.n), f"{each.confidence:.1%}", f"**{each.right:.1%}**"]
+            for each in found.sure
+        ]
+        yield grid(("sure", "pairs", "on average", "right"), rows, "lrrr")
+    for cheat in found.cheats:
+        yield f"{code(found.measure)} prefers {code(cheat.probe)} here:"
+        yield fence(cheat.prompt, LIMIT)
+        yield "to the better answer"
+        yield fence(cheat.honest, LIMIT)
+        yield "it prefers"
+        yield fence(cheat.preferred, LIMIT)
+
+
+def _base(shown: RunView) -> Iterator[str]:
+    if shown.alone or shown.trusts:
+        yield f"## Model {code(shown.record.models[0].name)}"
+        if shown.alone:
+            yield alone(shown.alone)
+        for found in shown.trusts:
+            yield from _trust(found)
+
+
 def _stage(part: StageView) -> Iterator[str]:
-    if part.watched or (part.comparison and part.comparison.changes):
+    if part.watched or part.alone or part.trusts or (part.comparison and part.comparison.changes):
         yield f"## Stage {code(part.stage.name)}"
     yield from part.watched
+    if part.alone:
+        yield alone(part.alone)
+    for found in part.trusts:
+        yield from _trust(found)
     if part.comparison is None or not part.comparison.changes:
         return
     yield f"Against {code(part.comparison.before)}:"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from posttrain.functional.statistics import Estimate
+from posttrain.schema.findings import Findings
 from posttrain.schema.record import GateResult, RunRecord
 
 from . import numbers
@@ -24,6 +25,9 @@ def summary(record: RunRecord, ascii_only: bool = False) -> list[str]:
     if shown.wins:
         lines += ["", "wins, ties half"]
         lines += aligned([_win(f"{w.model} against {w.source}", w.measure, w.share) for w in shown.wins])
+    for model, found in ((s.stage.model, s.alone) for s in shown.stages):
+        lines += _alone(model or "", found)
+    lines += _alone(record.models[0].name, shown.alone) if shown.alone else []
     gates = [[_name(s.name), *_gate(gate)] for s in record.stages for gate in s.gates]
     if gates:
         lines += ["", "gates", *aligned(gates, left=2)]
@@ -48,6 +52,15 @@ def comparison(found: Comparison, ascii_only: bool = False, most: int = 5) -> li
     for sample in samples(found, most):
         lines += ["", *_sample(sample, found)]
     return _finished(lines, ascii_only)
+
+
+def _alone(model: str, found: Sequence[Findings]) -> list[str]:
+    """What was found on one model alone, beside the headlines that stand in the table."""
+    lines = []
+    for each in (each for each in found if len(each.metrics) > 1):
+        rows = [[_name(n), numbers.value(m), numbers.interval(m.low, m.high, m.unit)] for n, m in each.metrics.items()]
+        lines += ["", f"{_name(each.name)} of {_name(model)}", *aligned(rows)]
+    return lines
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

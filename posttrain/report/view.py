@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 
 from posttrain.functional.statistics import Estimate
-from posttrain.schema.findings import Metric
+from posttrain.schema.findings import Findings, Metric
 from posttrain.schema.record import ModelRecord, RunRecord, StageRecord
 
 from .compare import Change, Comparison, Contrast, Pair, compare
 from .numbers import plain
+from .trust import Trust, trust
 from .watched import watched
 
 SAMPLES = 8
@@ -64,18 +65,21 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class StageView:
-    """A stage, its place in the tree (`lane` 0 is the trunk), what it changed and what was `watched` while it trained."""
+    """A stage, its place in the tree (`lane` 0 is the trunk), what it changed and what was `watched` while it trained.
+    `alone` are findings on its model that nothing is compared with, `trusts` what they say of a model that scores."""
 
     stage: StageRecord
     lane: int
     comparison: Comparison | None
     samples: tuple[Sample, ...]
     watched: tuple[str, ...] = ()
+    alone: tuple[Findings, ...] = ()
+    trusts: tuple[Trust, ...] = ()
 
 
 @dataclass(frozen=True)
 class RunView:
-    """A run. `whole` compares the base with the last model of the trunk, and `costs` are its headline metrics that became
+    """A run. `alone` and `trusts` are those of the base. `whole` compares the base with the last model of the trunk, and `costs` are its headline metrics that became
     worse. `problems` are failed stages and gates, `warnings` those of the run and the alerts of its stages."""
 
     record: RunRecord
@@ -86,6 +90,8 @@ class RunView:
     whole: Comparison | None
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
+    alone: tuple[Findings, ...] = ()
+    trusts: tuple[Trust, ...] = ()
 
     @property
     def costs(self) -> tuple[Change, ...]:
@@ -102,11 +108,22 @@ def view(record: RunRecord) -> RunView:
         if stage.model in models and stage.source in models and stage.model != stage.source
     }
     lanes, trunk = _tree(record)
+    alone = _alone(record, compared.values())
+    trusts = {model.name: _trusts(model) for model in record.models}
+    base = record.models[0].name if record.models else ""
     return RunView(
         record=record,
         table=table(record, compared),
         stages=tuple(
-            StageView(s, lanes[s.name], compared.get(s.name), samples(compared.get(s.name)), watched(s.facts))
+            StageView(
+                s,
+                lanes[s.name],
+                compared.get(s.name),
+                samples(compared.get(s.name)),
+                watched(s.facts),
+                alone.get(s.model or "", ()),
+                trusts.get(s.model or "", ()),
+            )
             for s in record.stages
         ),
         wins=tuple(_wins(compared.values())),
@@ -117,7 +134,22 @@ def view(record: RunRecord) -> RunView:
             *record.warnings,
             *(f"{stage.name}: {alert}" for stage in record.stages for alert in stage.alerts),
         ),
+        alone=alone.get(base, ()),
+        trusts=trusts.get(base, ()),
     )
+
+
+def _alone(record: RunRecord, compared: Iterable[Comparison]) -> dict[str, tuple[Findings, ...]]:
+    """Findings, by model, that no comparison shows, as only one of two models was measured so."""
+    shown = {(model, c.measure) for found in compared for c in found.changes for model in (found.before, found.after)}
+    return {
+        model.name: tuple(f for name, f in model.findings.items() if f.metrics and (model.name, name) not in shown)
+        for model in record.models
+    }
+
+
+def _trusts(model: ModelRecord) -> tuple[Trust, ...]:
+    return tuple(told for found in model.findings.values() if (told := trust(found)))
 
 
 def _problems(record: RunRecord) -> Iterator[str]:
