@@ -14,7 +14,7 @@ from posttrain.models.load import load_format
 from posttrain.models.policy import Models, Policy
 from posttrain.models.sampler import Sampling, TransformersSampler
 from posttrain.schema.artifacts import Dataset, Model
-from posttrain.schema.errors import UsageError
+from posttrain.schema.errors import ModelError, UsageError
 from posttrain.schema.rows import Prompt, Text
 from posttrain.schema.settings import DatasetRef, Settings
 
@@ -102,6 +102,11 @@ class Online(Rolling, Training):
         reward: Model | None = inputs.get("reward.model")
         scorer = reward_model(reward, model, policy) if reward is not None else None
         if "critic" in objective.needed():
+            if policy.encodes:
+                raise ModelError(
+                    f"The critic of {type(self).__name__} reads a question with its answer, which an encoder-decoder does "
+                    "not. Take `grpo` or `rloo`, which need none."
+                )
             begun.critic = critic(model, policy, reward, scorer, job.seed)
             learn_at(begun.critic, getattr(self, "critic_rate", 1.0))
             if self.gradient_checkpointing and begun.critic.model is not policy.model:
