@@ -1,11 +1,21 @@
 """Reward models and critics beside a policy, in as little memory as there can be.
 
-Where the policy trains an adapter, and the reward model is an adapter on the same base, one base in memory serves policy,
-reference, critic and reward: each is a set of adapter weights, or none. A reward model with weights of its own carries
-the critic as a fresh adapter. Where all weights are trained, the critic is a copy of the reward model, or of the policy
-with an empty head where no reward model is given.
+    policy trains    reward model                 the critic begins as
+    all weights      none                         a copy of the policy, with an empty head
+    all weights      any                          a copy of the reward model
+    LoRA or IA3      none                         a fresh adapter on the policy's base, with an empty head
+    LoRA or IA3      an adapter on the same base  a copy of that adapter: one base serves policy, reference, reward, critic
+    an adapter       an adapter elsewhere         a copy of that adapter, on the base that the reward model has
+    an adapter       all weights                  a fresh adapter on the reward model, which stays what it was without it
+    another adapter  none                         fresh LoRA on another copy of the base
+
+Where the policy's base holds no second adapter, as that of PiSSA, nothing is shared with it. A critic reads the tokens
+that the policy wrote: a reward model that knows others, or fewer places for them, is none to begin with.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +23,8 @@ import torch
 from torch import nn
 
 from posttrain.models import adapters
+from posttrain.models.adapters.family import names_a_layer
+from posttrain.models.four_bits import FILE, is_in_four_bits
 from posttrain.models.load import load_scorer, load_weights
 from posttrain.models.policy import Policy
 from posttrain.models.scorer import Scorer
@@ -23,125 +35,150 @@ if TYPE_CHECKING:
 
 REWARD, CRITIC = "reward", "critic"
 SCORE = "base_model.model.score.weight"
+SEVERAL = frozenset({"LORA", "IA3"})  # what PEFT calls adapters of which a base carries several, each for itself
 
 
 def reward_model(reward: Model, model: Model, policy: Policy) -> Scorer:
     """The frozen reward model; on the policy's own base where both are adapters of it."""
     scorer = on_base_of(policy, reward, model, REWARD) or load_scorer(reward, micro_tokens=policy.micro_tokens)
-    for name, parameter in scorer.named_parameters():
-        if scorer.model is not policy.model or f".{REWARD}." in name or name.startswith("head."):
-            parameter.requires_grad_(False)
+    for parameter in scorer.trainable():
+        parameter.requires_grad_(False)
     return scorer
 
 
 def critic(model: Model, policy: Policy, reward: Model | None, scorer: Scorer | None, seed: int) -> Scorer:
     """The critic, which begins as the reward model where there is one: what an answer is worth is the best guess of what
     may be expected of it."""
-    if not adapters.is_adapted(policy.model):
-        made = load_scorer(reward) if reward is not None else _from(model, policy)
-    elif reward is None:
-        made = _fresh(policy.model, policy, _head(policy), 0.0, seed)
+    if scorer is not None and not reads_the_same(scorer, policy):
+        reward = scorer = None
+    if adapters.is_adapted(policy.model):
+        made = _adapter(model, policy, reward, scorer, seed)
+    elif reward is not None:
+        made = load_scorer(reward)
     else:
-        assert scorer is not None
-        made = on_base_of(policy, reward, model, CRITIC) or _on_reward(scorer, policy, seed)
-    made.dtype, made.micro_tokens = policy.dtype, policy.micro_tokens
-    for parameter in made.head.parameters():
-        parameter.requires_grad_(True)
+        made = Scorer(load_weights(model, scores=True), policy.tokenizer)
+    made.dtype, made.micro_tokens, made.offload = policy.dtype, policy.micro_tokens, policy.offload
+    for name, parameter in made.head.named_parameters():
+        parameter.requires_grad_("original_module" not in name)  # PEFT keeps the head of the base beside its own
     return made
 
 
-def learn_at(critic: Scorer, policy: Policy, times: float) -> None:
+def reads_the_same(scorer: Scorer, policy: Policy) -> bool:
+    """Whether a scorer can read what the policy wrote, token by token."""
+    return scorer.context >= policy.context and scorer.tokenizer.get_vocab() == policy.tokenizer.get_vocab()
+
+
+def learn_at(critic: Scorer, times: float) -> None:
     """Lets the critic's own weights learn at a multiple of the policy's rate."""
-    for parameter in own_weights(critic, policy):
+    for parameter in critic.trainable():
         setattr(parameter, adapters.TIMES, times)
 
 
-def own_weights(critic: Scorer, policy: Policy) -> list[nn.Parameter]:
-    """What the critic trains and the policy does not use."""
-    shared = critic.model is policy.model
-    return [
-        p
-        for name, p in critic.named_parameters()
-        if p.requires_grad and (not shared or f".{CRITIC}." in name or name.startswith("head."))
-    ]
-
-
 def on_base_of(policy: Policy, reward: Model, model: Model, name: str) -> Scorer | None:
-    """A reward model as a further adapter on the policy's base, trainable as a critic; None where it is not one of that
-    base alone."""
-    if not reward.base or not adapters.is_adapted(policy.model) or Path(reward.base) != Path(model.base or model.path):
+    """A reward model as a further adapter on the policy's base; None where it is not one of that base alone."""
+    if not carries_more(policy) or not reward.base or Path(reward.base) != Path(model.base or model.path):
         return None
+    if (Path(reward.path) / FILE).is_file() != is_in_four_bits(policy.causal()):
+        return None
+    return _copied(policy.model, policy, reward, name)
+
+
+def carries_more(policy: Policy) -> bool:
+    """Whether the policy's base is as it was before, and can carry one more adapter."""
+    if not adapters.is_adapted(policy.model) or adapters.start_of(policy.model) is not None:
+        return False
+    return policy.model.peft_config[adapters.NAME].peft_type in SEVERAL
+
+
+def _adapter(model: Model, policy: Policy, reward: Model | None, scorer: Scorer | None, seed: int) -> Scorer:
+    """A critic beside a policy that trains an adapter is an adapter too."""
+    if scorer is not None and reward is not None:
+        if not adapters.is_adapted(scorer.model):
+            made = _wrapped(scorer.model, policy, seed, scorer.head, scorer.offset)
+            scorer.model, scorer.adapter = made.model, None
+            return made
+        if copy := _copied(scorer.model, policy, reward, CRITIC):
+            return copy
+    if not carries_more(policy):
+        return _wrapped(load_weights(model, scores=True), policy, seed)
+    _add(policy.model, CRITIC, _config_of(policy), seed)
+    return Scorer(policy.model, policy.tokenizer, head=_head(policy.model), adapter=CRITIC)
+
+
+def _copied(adapted: Any, policy: Policy, reward: Model, name: str) -> Scorer | None:
+    """The adapter of a reward model once more on a model that carries some; None where it cannot be."""
     from peft import PeftConfig, set_peft_model_state_dict
     from peft.utils.save_and_load import load_peft_weights
 
     config: Any = PeftConfig.from_pretrained(str(reward.path))
+    own = adapted.peft_config[adapters.NAME]
     weights = load_peft_weights(str(reward.path), device=str(policy.device))
-    if config.is_prompt_learning or getattr(config, "trainable_token_indices", None) or SCORE not in weights:
+    if config.peft_type not in SEVERAL or config.peft_type != own.peft_type or SCORE not in weights:
         return None
-    config.task_type, config.modules_to_save = policy.model.peft_config[adapters.NAME].task_type, None
-    head = _head(policy)
-    with torch.no_grad():
-        head.weight.copy_(weights.pop(SCORE))
-    _add(policy.model, name, config)
-    set_peft_model_state_dict(policy.model, weights, adapter_name=name)
-    return Scorer(
-        policy.model, policy.tokenizer, head=head, offset=float(reward.facts.get("offset", 0.0)), adapter=name
-    )
+    if getattr(config, "trainable_token_indices", None) or isinstance(getattr(config, "init_lora_weights", True), str):
+        return None  # new tokens, and what begins by taking parts out of the base, would change what others read
+    config.task_type, config.modules_to_save = own.task_type, None
+    head = _head(adapted, weights[SCORE])
+    _add(adapted, name, config)
+    if not config.modules_to_save:  # PEFT sets it on a model that scores
+        del weights[SCORE]
+    loaded: Any = set_peft_model_state_dict(adapted, weights, adapter_name=name)
+    if loaded.unexpected_keys:
+        adapted.delete_adapter(name)
+        return None
+    offset = float(reward.facts.get("offset", 0.0))
+    return Scorer(adapted, policy.tokenizer, head=head, offset=offset, adapter=name)
 
 
-def _from(model: Model, policy: Policy) -> Scorer:
-    """A copy of the policy as it begins, with a head of zeros."""
-    return Scorer(load_weights(model, scores=True), policy.tokenizer)
+def _wrapped(weights: Any, policy: Policy, seed: int, head: nn.Module | None = None, offset: float = 0.0) -> Scorer:
+    """A fresh adapter of the policy's kind on a model that scores, with a copy of a head or an empty one."""
+    from peft import LoraConfig, PeftModel, TaskType
 
-
-def _on_reward(scorer: Scorer, policy: Policy, seed: int) -> Scorer:
-    """A fresh adapter on the reward model, with a copy of its head; without it the reward model is what it was."""
-    head = _head(policy)
-    with torch.no_grad():
-        head.weight.copy_(scorer.head.weight)  # type: ignore[arg-type]
-    if adapters.is_adapted(scorer.model):
-        return _fresh(scorer.model, policy, head, scorer.offset, seed)
-    from peft import LoraConfig, PeftModel
-
-    config = _config_like(policy)
-    assert isinstance(config, LoraConfig)
-    weights: Any = scorer.model
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    config = _config_of(policy)
+    targets = getattr(config, "target_modules", None)
+    known = not isinstance(targets, str) and all(names_a_layer(weights, each) for each in targets or ())
+    if config.peft_type not in SEVERAL or not known:
+        config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type=TaskType.SEQ_CLS)
+    own = _head(weights, None if head is None else head.weight)
+    with _drawn_from(seed):
         adapted = PeftModel(weights, config, adapter_name=CRITIC)
-    scorer.model, scorer.adapter = adapted.eval(), None
-    return Scorer(adapted, policy.tokenizer, head=head, offset=scorer.offset, adapter=CRITIC)
+    return Scorer(adapted.eval(), policy.tokenizer, head=own, offset=offset, adapter=CRITIC)
 
 
-def _fresh(adapted: "PeftModel", policy: Policy, head: nn.Linear, offset: float, seed: int) -> Scorer:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        _add(adapted, CRITIC, _config_like(policy))
-    return Scorer(adapted, policy.tokenizer, head=head, offset=offset, adapter=CRITIC)
-
-
-def _config_like(policy: Policy) -> Any:
-    """The description of the policy's own adapter, for another one of its kind."""
-    from copy import deepcopy
-
+def _config_of(policy: Policy) -> Any:
+    """What PEFT says of the policy's adapter, for another one like it."""
     config: Any = deepcopy(policy.model.peft_config[adapters.NAME])
-    config.trainable_token_indices = None
-    config.inference_mode = False
+    if hasattr(config, "trainable_token_indices"):
+        config.trainable_token_indices = None
+    if hasattr(config, "init_lora_weights"):
+        config.init_lora_weights = True  # PiSSA's would take the strongest parts out of the base
     return config
 
 
-def _add(adapted: "PeftModel", name: str, config: Any) -> None:
+def _add(adapted: "PeftModel", name: str, config: Any, seed: int = 0) -> None:
     """One more adapter; which weights of the others are trained stays as it is."""
     trained = {id(p) for p in adapted.parameters() if p.requires_grad}
-    adapted.add_adapter(name, config)
+    config.inference_mode = False
+    with _drawn_from(seed):
+        adapted.add_adapter(name, config)
     adapted.set_adapter(adapted.active_adapter)
     for key, parameter in adapted.named_parameters():
-        parameter.requires_grad_(id(parameter) in trained or f".{name}." in key)
+        new = name in key.split(".") and "modules_to_save" not in key  # heads are kept beside
+        parameter.requires_grad_(id(parameter) in trained or new)
 
 
-def _head(policy: Policy) -> nn.Linear:
-    """A head of zeros that fits the policy's states."""
-    width = policy.model.config.hidden_size
-    head = nn.Linear(width, 1, bias=False, device=policy.device)
-    nn.init.zeros_(head.weight)
+@contextmanager
+def _drawn_from(seed: int) -> Iterator[None]:
+    """Within: draws come from this seed. Outside, they go on as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _head(model: Any, weight: Any = None) -> nn.Linear:
+    """A head that fits the model's states: a copy of a weight, or one of zeros."""
+    device = next(model.parameters()).device
+    head: nn.Linear = nn.utils.skip_init(nn.Linear, model.config.hidden_size, 1, bias=False, device=device)
+    with torch.no_grad():
+        head.weight.zero_() if weight is None else head.weight.copy_(weight)
     return head

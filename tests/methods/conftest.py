@@ -1,7 +1,7 @@
 """A workshop: a tiny model and rows in a store, and a way to run a stage on them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,22 @@ class Workshop:
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         return (self.store.dataset(Rows(path=str(path))),)
 
-    def run(self, method: str, model: Model, data: Sequence[Dataset] = (), seed: int = 0, **options: Any) -> Any:
+    def run(
+        self,
+        method: str,
+        model: Model,
+        data: Sequence[Dataset] = (),
+        seed: int = 0,
+        inputs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
+        """`inputs` are the further ones by name, as `{"reward.model": …, "mix.data": (…,)}`."""
         stage = self.stage(method, data, **options)
-        inputs = {"data": tuple(data)} if data else {}
-        digests = {"model": model.digest} | {name: [d.digest for d in value] for name, value in inputs.items()}
+        inputs = {**({"data": tuple(data)} if data else {}), **(inputs or {})}
+        digests = {"model": model.digest} | {
+            name: [d.digest for d in value] if isinstance(value, tuple) else value.digest
+            for name, value in inputs.items()
+        }
         settings = keyed(stage)
         key = hash_of([method, settings, digests, seed])
         blank = stage.artifact(**BLANK, key=key, method=method, settings=settings, seed=seed)
