@@ -98,9 +98,9 @@ class Policy:
 
     def trainable(self) -> list[nn.Parameter]:
         """The weights that learn, without those of other adapters on the same base."""
-        others = [f".{name}." for name in getattr(self.model, "peft_config", {}) if name != self.adapter]
+        others = {name for name in getattr(self.model, "peft_config", {}) if name != self.adapter}
         named = self.model.named_parameters()
-        return [p for name, p in named if p.requires_grad and not any(other in name for other in others)]
+        return [p for name, p in named if p.requires_grad and others.isdisjoint(name.split("."))]
 
     def logps(self, batch: Batch, temperature: float = 1.0) -> Tensor:
         """(N,): the log-probability of every trained token, in nats, fp32; answers in order, tokens along each."""
