@@ -13,12 +13,13 @@ from posttrain.models.activations import checkpoint_layers
 from posttrain.models.load import load_format
 from posttrain.models.policy import Models, Policy
 from posttrain.models.sampler import Sampling, TransformersSampler
+from posttrain.models.scorer import Scorer
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.errors import ModelError, UsageError
 from posttrain.schema.rows import Prompt, Text
 from posttrain.schema.settings import DatasetRef, Settings
 
-from .critic import critic, learn_at, reward_model
+from .critic import critic, learn_at, reads_the_same, reward_model
 from .job import Job
 from .loop import Shares
 from .on_policy import OnPolicy
@@ -102,21 +103,13 @@ class Online(Rolling, Training):
         reward: Model | None = inputs.get("reward.model")
         scorer = reward_model(reward, model, policy) if reward is not None else None
         if "critic" in objective.needed():
-            if policy.encodes:
-                raise ModelError(
-                    f"The critic of {type(self).__name__} reads a question with its answer, which an encoder-decoder does "
-                    "not. Take `grpo` or `rloo`, which need none."
-                )
-            begun.critic = critic(model, policy, reward, scorer, job.seed)
-            learn_at(begun.critic, getattr(self, "critic_rate", 1.0))
-            if self.gradient_checkpointing and begun.critic.model is not policy.model:
-                checkpoint_layers(begun.critic.model)
-        form = load_format(model, policy.tokenizer)
+            begun.critic = self._critic(model, policy, reward, scorer, job)
+        form, fits = load_format(model, policy.tokenizer), scorer is None or scorer.context >= policy.context
         source = FromRollouts(
             asked,
             TransformersSampler(policy, form.stop_ids),
             form,
-            rewarding(self.reward, reward, scorer, policy.tokenizer),
+            rewarding(self.reward, reward, scorer, policy.tokenizer if fits else None),
             Sampling(max_new_tokens=self.max_new_tokens, temperature=objective.temperature),
             KLRule(objective.kl, objective.kl_target, objective.kl_horizon),
             self.batch_size,
@@ -127,6 +120,20 @@ class Online(Rolling, Training):
         )
         n_steps = self.steps or self.epochs * source.steps_per_epoch
         return Laid(begun, source, n_steps, facts, beside=self._mixed_in(model, policy, inputs, job))
+
+    def _critic(self, model: Model, policy: Policy, reward: Model | None, scorer: Scorer | None, job: Job) -> Scorer:
+        if policy.encodes:
+            raise ModelError(
+                f"The critic of {type(self).__name__} reads a question with its answer, which an encoder-decoder does "
+                "not. Take `grpo` or `rloo`, which need none."
+            )
+        if scorer is not None and not reads_the_same(scorer, policy):
+            job.note("the critic begins with an empty head, as the reward model reads other tokens or shorter texts")
+        made = critic(model, policy, reward, scorer, job.seed)
+        learn_at(made, getattr(self, "critic_rate", 1.0))
+        if self.gradient_checkpointing and made.model is not policy.model:
+            checkpoint_layers(made.model)
+        return made
 
     def begin(self, model: Model, data: tuple[Dataset, ...], job: Job) -> Any:
         raise UsageError(
