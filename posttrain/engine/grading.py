@@ -90,14 +90,16 @@ def asked(row: Prompt) -> dict[str, Any]:
     return {"answer": row.answer, "task": row.task, "prompt": row.messages[-1].content, **row.columns}
 
 
-def _known(said: Any) -> Any:
-    """A typing mistake is found before anything is trained."""
+def known(said: Any) -> Any:
+    """What is said, if it is nothing or a grader that there is: a typing mistake is found before anything is trained."""
     try:
-        grader(*named(said))
+        if said is not None:
+            grader(*named(said))
     except UsageError as error:
         raise ValueError(str(error)) from error
     return said
 
 
-GraderRef = Annotated[str | dict[str, dict[str, Any] | None], BeforeValidator(_known)]
+GraderSpec = str | dict[str, dict[str, Any] | None]
+GraderRef = Annotated[GraderSpec, BeforeValidator(known)]
 """A grader by name, or with its options."""
