@@ -6,7 +6,8 @@ exploding KL        the policy leaves the reference faster than its price holds 
 clip share          updates go further than the answers that they are made from can tell
 entropy             the policy says one thing only, so nothing new is tried
 length drift        answers grow or shrink: what the reward likes by the way
-critic              worse than knowing the mean alone: advantages are noise
+critic              worse than knowing the mean alone: advantages are noise. It says nothing once all returns are alike,
+                    as those of a policy that has learnt its task
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ FAR_KL = 20.0  # nats an answer, where no target is given
 MUCH_CLIPPED = 0.4
 LITTLE_ENTROPY = 0.1  # of what it was at the start
 LONGER, SHORTER = 2.0, 0.5  # times the length at the start
+ALIKE = 0.5  # of the spread of returns at the start, below which there is little for a critic to explain
 UNFINISHED = 0.5
 
 
@@ -68,7 +70,8 @@ class Diagnosis:
                 "Raise `kl` or `temperature`, or stop earlier.",
             )
         found |= _of_lengths(first, mean)
-        if mean.get("explained_variance", 0.0) < 0 and len(self.state["last"]) == WINDOW and first is not mean:
+        spread = mean.get("returns_spread", 0.0)
+        if mean.get("explained_variance", 0.0) < 0 and first is not mean and spread > ALIKE * first["returns_spread"]:
             found["critic"] = (
                 f"the critic explains {mean['explained_variance']:.0%} of the returns' variance, less than their mean would",
                 "Raise `critic_rate`, begin with a reward model, or draw more answers a step.",
@@ -92,4 +95,4 @@ def _of_lengths(first: Mapping[str, float], mean: Mapping[str, float]) -> dict[s
     return found
 
 
-WATCHED = ("kl", "clipped", "entropy", "explained_variance", "answer_tokens", "finished", "reward")
+WATCHED = ("kl", "clipped", "entropy", "explained_variance", "returns_spread", "answer_tokens", "finished", "reward")

@@ -61,8 +61,10 @@ class PPO(OnPolicy):
         rewards = rewards.index_add(0, last, score)
         after = torch.zeros_like(ended) if ended.all() else (1 - ended) * models.critic.rewards(batch)
         advantages, returns = gae(rewards, values, after, batch.n_trained, self.gamma, self.lam)
-        explained = explained_variance(values, returns)
-        batch = self.drift(batch, old, reference).having(explained=torch.full((len(batch),), float(explained)))
+        explained, spread = (
+            x.cpu().expand(len(batch)) for x in (explained_variance(values, returns), returns.std(correction=0))
+        )
+        batch = self.drift(batch, old, reference).having(explained=explained, spread=spread)
         return batch.having_tokens(old=old, value=values, advantage=whitened(advantages), returned=returns)
 
     def loss(self, models: Models, micro: Batch, total: Counts) -> tuple[Tensor, dict[str, Tensor]]:
@@ -77,5 +79,6 @@ class PPO(OnPolicy):
             "value_loss": value_loss,
             "clipped": held.sum() / total.tokens,
             "explained_variance": micro.explained.sum() / total.answers,
+            "returns_spread": micro.spread.sum() / total.answers,
         }
         return loss, {**metrics, **self.told(micro, total, logps, micro.old)}
