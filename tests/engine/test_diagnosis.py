@@ -76,7 +76,7 @@ def test_a_critic_with_nothing_to_explain_is_not_blamed():
 
 
 def test_a_method_without_critic_or_reference_is_looked_at_too():
-    few = [{name: sums[name] for name in ("entropy", "answer_tokens", "finished")} for sums in series(40, entropy=0.01)]
+    few = [{name: sums[name] for name in ("entropy", "answer_tokens", "finished")} for sums in series(60, entropy=0.01)]
     assert len(told(few)) == 1
 
 
