@@ -109,7 +109,9 @@ class Online(Rolling, Training):
             asked,
             TransformersSampler(policy, form.stop_ids),
             form,
-            rewarding(self.reward, reward, scorer, policy.tokenizer if fits else None),
+            rewarding(
+                self.reward, reward, scorer, policy.tokenizer if fits else None, inputs.get("reward.judge.model")
+            ),
             Sampling(max_new_tokens=self.max_new_tokens, temperature=objective.temperature),
             KLRule(objective.kl, objective.kl_target, objective.kl_horizon),
             self.batch_size,

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from posttrain.data.batch import Batch
 from posttrain.data.chat import ChatFormat
 from posttrain.functional.layout import Branch, Tree
+from posttrain.models.judge import Judge, Judging, load_judge, spoken
 from posttrain.models.load import load_format, load_scorer
 from posttrain.models.scorer import Scorer
 from posttrain.schema.artifacts import Model
@@ -27,7 +28,7 @@ from .grading import Grading, asked, grader
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-MODEL = "model"
+MODEL, JUDGE = "model", "judge"
 Scores = dict[str, list[float | None]]
 
 
@@ -81,10 +82,15 @@ class Rewards(Settings):
     functions: Annotated[tuple[Function, ...], BeforeValidator(_as_functions)] = ()
     """Functions that verify answers, as `exact` or `[number, {regex: {pattern: "^yes", weight: 0.5}}]`."""
 
+    judge: Judging | None = None
+    """A model that is asked for a grade, as `{model: FOLDER}` or `{endpoint: {url: …, model: NAME}}`."""
+    judge_weight: float = 1.0
+    """How much the judge's grade, from 0 to 1, counts."""
+
     @model_validator(mode="after")
     def _something(self) -> "Rewards":
-        if self.model is None and not self.functions:
-            raise ValueError("nothing is rewarded: give `model: NAME` or `functions: [exact]`")
+        if self.model is None and self.judge is None and not self.functions:
+            raise ValueError("nothing is rewarded: give `model: NAME`, `judge: {model: NAME}` or `functions: [exact]`")
         return self
 
 
@@ -99,14 +105,21 @@ class Rewarding:
     tokens that the policy wrote, as both have one tokenizer and one chat template."""
 
     def __init__(
-        self, rewards: Rewards, scorer: Scorer | None = None, form: ChatFormat | None = None, shared: bool = True
+        self,
+        rewards: Rewards,
+        scorer: Scorer | None = None,
+        form: ChatFormat | None = None,
+        shared: bool = True,
+        judge: Judge | None = None,
     ) -> None:
-        self.scorer, self.form, self.shared = scorer, form, shared
+        self.scorer, self.form, self.shared, self.judge = scorer, form, shared, judge
         named = dict(zip(_names(rewards.functions), rewards.functions, strict=True))
         self.functions = {name: function.grader() for name, function in named.items()}
         self.weights = {name: function.weight for name, function in named.items()}
         if rewards.model is not None:
             self.weights[MODEL] = rewards.model_weight
+        if rewards.judge is not None:
+            self.weights[JUDGE] = rewards.judge_weight
 
     def scores(self, rows: Sequence[Prompt], answers: Sequence[str], batch: Batch | None = None) -> Scores:
         """One score an answer by the name of what gave it, in the order of the answers, which is that of the batch where
@@ -115,6 +128,9 @@ class Rewarding:
         found: Scores = {name: score.many(answers, told) for name, score in self.functions.items()}
         if self.scorer is not None:
             found[MODEL] = [_finite(value) for value in self._by_model(rows, answers, batch)]
+        if self.judge is not None:
+            spoken_of = [(spoken(row.messages), answer) for row, answer in zip(rows, answers, strict=True)]
+            found[JUDGE] = self.judge.grade_all(spoken_of)
         return found
 
     def total(self, scores: Scores) -> list[float | None]:
@@ -151,14 +167,16 @@ def rewarding(
     reward: Model | None,
     scorer: Scorer | None = None,
     written_by: "PreTrainedTokenizerBase | None" = None,
+    judge: Model | None = None,
 ) -> Rewarding:
-    """What scores answers as `rewards` say. `reward` is the reward model that they name, `scorer` the same where it is in
-    memory already, and `written_by` the tokenizer of the policy whose tokens it may be given as they are."""
+    """What scores answers as `rewards` say. `reward` and `judge` are the models that they name, `scorer` the reward model
+    where it is in memory already, and `written_by` the tokenizer of the policy whose tokens it may be given as they are."""
+    asked_for = load_judge(rewards.judge, judge) if rewards.judge is not None else None
     if reward is None:
-        return Rewarding(rewards)
+        return Rewarding(rewards, judge=asked_for)
     scorer = scorer or load_scorer(reward)
     shared = written_by is not None and read_alike(scorer.tokenizer, written_by)
-    return Rewarding(rewards, scorer, load_format(reward, scorer.tokenizer), shared)
+    return Rewarding(rewards, scorer, load_format(reward, scorer.tokenizer), shared, asked_for)
 
 
 def read_alike(one: "PreTrainedTokenizerBase", other: "PreTrainedTokenizerBase") -> bool:

@@ -96,6 +96,7 @@ class FromRollouts(Source):
         scores = self.rewarding.scores([a.asked.row for a in answers], [a.text for a in answers], batch)
         rewards = self.rewarding.total(scores)
         self._told = _told(answers, rewards, scores)
+        _refuse_unjudged(scores, rewards)
         return self._judged(batch, answers, rewards)
 
     def _answers(self, chosen: Sequence[Asked], seed: int) -> list[Answer]:
@@ -114,11 +115,6 @@ class FromRollouts(Source):
     def _judged(self, batch: Batch, answers: Sequence[Answer], rewards: Sequence[float | None]) -> Batch:
         """The batch without answers that have no verdict, with what is known of the others."""
         kept = [place for place, reward in enumerate(rewards) if reward is not None]
-        if len(kept) < (1 - MOST_UNJUDGED) * len(rewards) or not kept:
-            raise DataError(
-                f"{len(rewards) - len(kept)} of {len(rewards)} answers got no verdict from {', '.join(self.rewarding.weights)} "
-                "(None or NaN), which is too many to learn from. Mend what scores them; `posttrain help` names the graders."
-            )
         known = {id(answers[place]): rewards[place] for place in kept}
         if len(kept) < len(answers):
             batch, answers = _planted([answers[place] for place in kept], self.tree_tokens)
@@ -163,6 +159,19 @@ def _planted(answers: Sequence[Answer], tree_tokens: int) -> tuple[Batch, list[A
         Tree(tree[0].asked.ids, tuple(Branch(a.tokens, (True,) * len(a.tokens)) for a in tree)) for tree in trees
     )
     return Batch(grown), [trees[tree][branch] for _, tree, branch in answer_order(grown)]
+
+
+def _refuse_unjudged(scores: Scores, rewards: Sequence[float | None]) -> None:
+    """Raises DataError where so many answers have no verdict that the others say little."""
+    n_judged = sum(reward is not None for reward in rewards)
+    if n_judged and n_judged >= (1 - MOST_UNJUDGED) * len(rewards):
+        return
+    missing = {name: sum(score is None for score in each) for name, each in scores.items()}
+    told = ", ".join(f"{n} from {name}" for name, n in missing.items() if n)
+    raise DataError(
+        f"Of {len(rewards)} answers, so many got no verdict (None or NaN: {told}) that there is too little to learn from. "
+        "Correct what scores them, or leave it out of `reward`."
+    )
 
 
 def _told(answers: Sequence[Answer], rewards: Sequence[float | None], scores: Scores) -> dict[str, float]:

@@ -93,7 +93,9 @@ class Label(Generator):
         for each in found:
             job.note(each.decision)
         rows = [row for each in found for row in each.rows]
-        scores = self._scores(rows, rewarding(self.reward, inputs.get("reward.model")), job)
+        scores = self._scores(
+            rows, rewarding(self.reward, inputs.get("reward.model"), judge=inputs.get("reward.judge.model")), job
+        )
         asked = _by_prompt(rows, scores)
         reasons = [answers.why_not(self.min_margin) for answers in asked]
         kept = [answers for answers, reason in zip(asked, reasons, strict=True) if not reason]
