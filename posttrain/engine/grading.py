@@ -17,9 +17,10 @@ from posttrain.schema.errors import PosttrainError, UsageError
 from posttrain.schema.rows import Prompt
 
 from .code import Code
+from .judging import Judged
 
-MORE = {"code": Code}
-"""Graders that touch the machine, beside the pure ones."""
+MORE = {"code": Code, "judge": Judged}
+"""Graders that touch the machine or ask another, beside the pure ones."""
 Row = Mapping[str, Any]
 
 

@@ -38,9 +38,17 @@ def test_answers_are_worth_what_their_tests_say() -> None:
     assert score(RIGHT, row) == 1.0
 
 
+UNITTEST = """import unittest
+class T(unittest.TestCase):
+    def test_add(self):
+        self.assertEqual(add(2, 3), 5)
+assert unittest.main("answer", argv=[""], exit=False).result.wasSuccessful()"""
+
+
 @pytest.mark.parametrize(
     "row",
     [
+        {"tests": UNITTEST},
         {"tests": ["assert add(2, 3) == 5", "assert add(0, 0) == 0"]},
         {"test": "def check(candidate):\n    assert candidate(2, 3) == 5", "entry_point": "add"},
         {"tests": "assert add(2, 3) == 5", "test": "assert False"},

@@ -4,7 +4,10 @@ import math
 
 import pytest
 
+from posttrain.engine import judging
 from posttrain.engine.grading import asked, grader, named, short_name
+from posttrain.models.endpoint import Reply
+from posttrain.models.judge import Judge
 from posttrain.schema.errors import DataError, UsageError
 from posttrain.schema.rows import Message, Prompt
 
@@ -74,3 +77,39 @@ def test_how_recipes_name_a_grader():
 def test_a_row_as_graders_get_it():
     row = Prompt((Message("user", "2+3?"),), "5", "sums", columns={"tests": "assert True"})
     assert asked(row) == {"answer": "5", "task": "sums", "prompt": "2+3?", "tests": "assert True"}
+
+
+def test_a_judge_as_a_grader(monkeypatch):
+    def decide(question):
+        word = next(line for line in question.splitlines() if line.startswith("verdict-")).partition(":")[0]
+        return f"{word}: 10" if "> five" in question else "I cannot say."
+
+    made = []
+
+    def loaded(settings, model):
+        made.append(settings.endpoint.model)
+        return Judge(settings, lambda questions: [Reply(decide(question)) for question in questions])
+
+    monkeypatch.setattr(judging, "load_judge", loaded)
+    score = grader("judge", {"endpoint": {"url": "http://localhost/v1", "model": "wise"}, "rubric": "that it is true."})
+    assert not made  # a key is needed when it is asked, not when a recipe is read
+    assert score.many(["five", "six"], [{"prompt": "2+3?"}] * 2) == [1.0, None]
+    assert score("five", {"prompt": "2+3?"}) == 1.0
+    assert made == ["wise"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "grader 'judge': one judge is needed"),
+        ({"model": "lab"}, r"behind an address. Give `endpoint:"),
+        (
+            {"endpoint": {"url": "http://h/v1", "model": "m"}, "rubrik": "x"},
+            r"no option 'rubrik'. Did you mean 'rubric'",
+        ),
+        ({"endpoint": {"url": "ftp://h", "model": "m"}}, "http://HOST/v1"),
+    ],
+)
+def test_a_judge_that_is_none(options, said):
+    with pytest.raises(UsageError, match=said):
+        grader("judge", options)

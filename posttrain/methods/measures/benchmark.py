@@ -37,7 +37,7 @@ class Benchmark(Measure):
     data: DatasetRef
     """The questions, each with its answer."""
     grader: GraderRef = "exact"
-    """How answers are scored: exact, number, contains, choice, regex, json_schema, code, or `package.module:function`; with
+    """How answers are scored: exact, number, contains, choice, regex, json_schema, code, judge, or `package.module:function`; with
     options as `{regex: {pattern: "^yes"}}`."""
     layout: Literal["own", "chat", "plain"] = "own"
     """How the model is asked: as it likes to be (`own`), or its prompt program put aside, in its chat format or as plain text."""
