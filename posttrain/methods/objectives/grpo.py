@@ -10,7 +10,12 @@ Known variants change one thing each:
     GSPO      (Zheng et al. 2025, 2507.18071) `ratio: answer`, `clip: 3e-4`, `clip_above: 4e-4`, `kl: 0`
 
 `over` says what a token's loss is divided by: its answer's length, then the answers (`answers`); all tokens of the batch
-(`tokens`); or the longest answer there may be (`length`), the same for every answer. Shapes: B answers, N tokens.
+(`tokens`); or the longest answer there may be (`length`), the same for every answer.
+
+KL_3 stands in the loss, as in the paper. Its value is an estimate of KL(pi || ref), its gradient one of KL(ref || pi): it
+holds on to what the reference finds likely, where the price that PPO and RLOO put into the reward is KL(pi || ref) itself.
+
+Shapes: B answers, N tokens.
 """
 
 from collections.abc import Mapping
