@@ -86,7 +86,7 @@ def compare(before: ModelRecord, after: ModelRecord) -> Comparison:
         pairs = _pairs(first.samples, second.samples)
         changes += _changes(first, second, pairs)
         if pairs:
-            contrasts.append(_contrast(first, pairs))
+            contrasts.append(_contrast(first, second, pairs))
     return Comparison(before.name, after.name, tuple(changes), tuple(contrasts))
 
 
@@ -168,10 +168,13 @@ def _verdict(difference: float, clear: bool, better: str) -> Verdict:
     return "better" if (difference > 0) == (better == "higher") else "worse"
 
 
-def _contrast(first: Findings, pairs: tuple[Pair, ...]) -> Contrast:
-    """The rows of a measure. Which way is up is said by the metric that is the mean of the scores, else by the first."""
+def _contrast(first: Findings, second: Findings, pairs: tuple[Pair, ...]) -> Contrast:
+    """The rows of a measure. Which way is up is said by the metric that is the mean of the scores of both models, else by
+    the first."""
     a, b = _scores(pairs)
-    metrics = [*(m for m in first.metrics.values() if _is_mean(m, a)), *first.metrics.values()]
+    both = [(m, second.metrics[name]) for name, m in first.metrics.items() if name in second.metrics]
+    means = [before for before, after in both if _is_mean(before, a) and _is_mean(after, b)]
+    metrics = [*means, *first.metrics.values()]
     better = metrics[0].better if metrics else "higher"
     sign = {"higher": 1, "lower": -1}.get(better)
     won = wins([sign * x for x in a], [sign * y for y in b]) if sign else None

@@ -133,3 +133,15 @@ def test_only_what_both_models_have_is_compared():
     assert compare(model("a"), model("b")).contrasts == ()
     other = Findings("m", "b", {"another": Metric(1.0)})
     assert compare(model("a", scored([1.0])), model("b", other)).changes == ()
+
+
+def test_which_way_is_up_is_said_by_what_both_models_have_for_their_mean():
+    """The first model's drift happens to be the mean of its rewards, nothing; the second's is not."""
+
+    def of(name: str, drift: float, rewards: list[float]) -> ModelRecord:
+        rows = tuple(Graded(str(i), reward) for i, reward in enumerate(rewards))
+        metrics = {"kl": Metric(drift, better="none"), "reward": Metric(sum(rewards) / len(rewards))}
+        return ModelRecord(name, "", "", "dense", 1, {"drift": Findings("drift", "drift", metrics, rows)})
+
+    (contrast,) = compare(of("a", 0.0, [0.0] * 8), of("b", 3.0, [1.0] * 6 + [0.0] * 2)).contrasts
+    assert contrast.wins is not None and contrast.wins.value == 7 / 8
