@@ -61,7 +61,7 @@ def leave_one_out(rewards_B: Tensor, group_B: Tensor) -> Tensor:
     return (centred * n / (n - 1).clamp(min=1)).to(rewards_B)
 
 
-def log_ratio(logps: Tensor, old: Tensor) -> Tensor:
+def log_ratio(logps: Tensor, old: Tensor | float) -> Tensor:
     """log pi - log pi_old, held where its exponential is finite."""
     return (logps - old).clamp(-LONGEST_RATIO, LONGEST_RATIO)
 

@@ -65,11 +65,13 @@ def gradients(model: Any) -> list[torch.Tensor]:
     return [dict(model.named_parameters())[name].grad.clone() for name in WATCHED]
 
 
-def assert_agreement(policy: Policy, our_loss: torch.Tensor, their_model: Any, their_loss: torch.Tensor) -> None:
+def assert_agreement(
+    policy: Policy, our_loss: torch.Tensor, their_model: Any, their_loss: torch.Tensor, close: float = CLOSE
+) -> None:
     """In the loss and in its gradient."""
-    assert abs(our_loss.item() - their_loss.item()) < CLOSE * (1 + abs(their_loss.item()))
+    assert abs(our_loss.item() - their_loss.item()) < close * (1 + abs(their_loss.item()))
     our_loss.backward()
     their_loss.backward()
     for a, b in zip(gradients(policy.model), gradients(their_model), strict=True):
         assert b.norm() > 1e-4
-        assert (a - b).norm() / b.norm() < CLOSE
+        assert (a - b).norm() / b.norm() < close
