@@ -12,60 +12,19 @@ import argparse
 import json
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO
 
+from verdict import Round, Setting, Side, faults, table
+
 RESULTS = Path(__file__).parent / "results"
-FIRST_LOSS, FINAL_LOSS = 1e-3, 1e-2  # relative differences that still count as the same work
-
-
-@dataclass
-class Round:
-    """One epoch of one side. `answer_tokens` are learnt, `tokens` are all that a row holds: padding is in neither."""
-
-    seconds: float
-    cpu_seconds: float
-    answer_tokens: int
-    tokens: int
-    losses: list[float]
-
-    @property
-    def rate(self) -> float:
-        """Answer tokens per second of wall clock."""
-        return self.answer_tokens / self.seconds
-
-    @property
-    def cpu_rate(self) -> float:
-        return self.answer_tokens / self.cpu_seconds
-
-
-@dataclass
-class Side:
-    """What the referee knows of a side: `posttrain`, or a setting of the peer."""
-
-    name: str
-    same_steps: bool = True  # the same rows in the same optimizer steps as posttrain
-    told: dict[str, Any] = field(default_factory=dict)
-    rounds: list[Round] = field(default_factory=list)
-
-    @property
-    def losses(self) -> list[float]:
-        return [loss for made in self.rounds for loss in made.losses]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to run the peer. `same_steps`: its optimizer steps hold the same rows as posttrain's."""
-
-    told: str
-    same_steps: bool = True
 
 
 def bench(
@@ -75,15 +34,20 @@ def bench(
     usual: Sequence[str],
     ours: Callable[[argparse.Namespace, "Turns"], None],
     theirs: Callable[[argparse.Namespace, "Turns"], None],
+    more: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
 ) -> int:
-    """The command line of a benchmark: as the referee, or as the side that the referee started. Returns the exit code."""
-    args = _options(about, settings, usual).parse_args()
+    """The command line of a benchmark: as the referee, or as the side that the referee started. `more` adds options of
+    its own. Returns the exit code."""
+    parser = _options(about, settings, usual)
+    more(parser)
+    args = parser.parse_args()
     if args.quick:
         args.repeats, args.steps, args.batch, args.shorter = 2, 2, 4, 8
     if args.side:
         (ours if args.side == "posttrain" else theirs)(args, Turns())
         return 0
-    sides = [Side("posttrain"), *(Side(name, settings[name].same_steps) for name in args.settings)]
+    known = {name: settings[name] for name in args.settings}
+    sides = [Side("posttrain"), *(Side(name, told.same_steps, told.same_loss) for name, told in known.items())]
     return 0 if _referee(script, args, sides) else 1
 
 
@@ -117,7 +81,7 @@ class Turns:
         if not self._made:
             self._say({"ready": {"prepared_s": time.perf_counter() - self._born, **told}})
         _expect("go")
-        self._made = {"answer_tokens": 0, "tokens": 0, "losses": []}
+        self._made = {"answer_tokens": 0, "tokens": 0, "losses": [], "laps": {}}
         self._began = (time.perf_counter(), time.process_time())
 
     def count(self, answer_tokens: int, tokens: int) -> None:
@@ -127,12 +91,23 @@ class Turns:
     def loss(self, value: float) -> None:
         self._made["losses"].append(value)
 
+    @contextmanager
+    def lap(self, name: str) -> Iterator[None]:
+        """Within: part of a round, timed by itself too."""
+        began = time.perf_counter()
+        yield
+        if self._made:  # else it is before the first round
+            laps = self._made["laps"]
+            laps[name] = laps.get(name, 0.0) + time.perf_counter() - began
+
     def done(self) -> None:
         """The round is over."""
         seconds, cpu_seconds = time.perf_counter() - self._began[0], time.process_time() - self._began[1]
+        if laps := self._made["laps"]:
+            laps["the rest"] = seconds - sum(laps.values())
         self._say({"seconds": seconds, "cpu_seconds": cpu_seconds, **self._made})
 
-    def end(self, held_out: Callable[[], float]) -> None:
+    def end(self, held_out: Callable[[], float | None] = lambda: None) -> None:
         """After the last round: the peak first, as judging the weights takes memory too."""
         _expect("end")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
@@ -177,10 +152,10 @@ def _referee(script: str, args: argparse.Namespace, sides: Sequence[Side]) -> bo
                 process.kill()
                 process.wait()
     _keep(script, args, sides)
-    print("\n".join(_table(sides)))
-    faults = list(_faults(sides))
-    print("\n".join(faults) or "All sides did the same work: first losses, final losses and token counts agree.")
-    return not faults
+    print("\n".join(table(sides)))
+    found = list(faults(sides))
+    print("\n".join(found) or f"All sides did the same work: {_agreed(sides)} agree.")
+    return not found
 
 
 def _start(script: str, name: str, noise: TextIO) -> subprocess.Popen[str]:
@@ -209,52 +184,12 @@ def _line(number: int, side: Side, made: Round) -> str:
     return f"{name:8} {side.name:14} {made.seconds:7.1f} s {made.rate:9.0f} answer tokens/s"
 
 
-def _ratios(ours: Side, theirs: Side, rate: str = "rate") -> list[float]:
-    return [getattr(a, rate) / getattr(b, rate) for a, b in zip(ours.rounds, theirs.rounds, strict=True)]
-
-
-def _spread(values: Sequence[float], digits: int = 0) -> str:
-    low, mid, high = (f"{v:.{digits}f}" for v in (min(values), statistics.median(values), max(values)))
-    return f"{mid} [{low}-{high}]"
-
-
-def _table(sides: Sequence[Side]) -> Iterator[str]:
-    """Medians with the whole range over rounds; the ratio is taken round by round."""
-    ours = sides[0]
-    yield f"steps of {ours.rounds[0].answer_tokens / len(ours.rounds[0].losses):.0f} answer tokens, {_machine(ours)}"
-    yield (
-        "| side | answer tokens/s | real tokens/s | posttrain is x times | by CPU time | peak MiB | posttrain needs "
-        "| prepared in s | held-out loss |"
-    )
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for side in sides:
-        cells = [side.name, _spread([r.rate for r in side.rounds])]
-        cells.append(_spread([r.tokens / r.seconds for r in side.rounds]))
-        cells += ["", ""] if side is ours else [_spread(_ratios(ours, side, r), 2) for r in ("rate", "cpu_rate")]
-        cells.append(f"{side.told['peak_mib']:.0f}")
-        cells.append("" if side is ours else f"{ours.told['peak_mib'] / side.told['peak_mib']:.0%}")
-        cells += [f"{side.told['prepared_s']:.1f}", f"{side.told['held_out']:.5f}"]
-        yield f"| {' | '.join(cells)} |"
-
-
-def _machine(side: Side) -> str:
-    computed = f"computing in {side.told['computes_in']}, fast fp32 products {side.told['fast_matmul']}"
-    return f"{side.told['threads']} threads, {computed}"
-
-
-def _faults(sides: Sequence[Side]) -> Iterator[str]:
-    """Every way in which a side did other work than posttrain."""
-    ours = sides[0]
-    for side in sides[1:]:
-        off = abs(side.told["held_out"] / ours.told["held_out"] - 1)
-        if off > FINAL_LOSS:
-            yield f"{side.name}: the held-out loss differs by {off:.1%}"
-        if side.rounds[0].answer_tokens != ours.rounds[0].answer_tokens:
-            yield f"{side.name}: {side.rounds[0].answer_tokens} answer tokens, not {ours.rounds[0].answer_tokens}"
-        if side.same_steps:
-            off = max(abs(a / b - 1) for a, b in zip(side.losses, ours.losses, strict=True))
-            if off > FIRST_LOSS:
-                yield f"{side.name}: losses of the same step differ by {off:.1e}"
+def _agreed(sides: Sequence[Side]) -> str:
+    """What was compared."""
+    found = ["token counts"] if not sides[0].told.get("drawn_lengths") else []
+    if any(side.same_loss for side in sides[1:]):
+        found = ["first losses", "final losses", *found]
+    return ", ".join([*found, *(["loss and gradient on given answers"] if "checked" in sides[0].told else [])])
 
 
 def _keep(script: str, args: argparse.Namespace, sides: Sequence[Side]) -> None:

@@ -2,14 +2,18 @@
 
 import argparse
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any
 
 import torch
+from datasets import Dataset
 from fair import Turns
+from preference import CHANGES
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
+from workload import Row, tokenizer, words
 
 
 def training(args: argparse.Namespace, output: str, learning_rate: float) -> dict[str, Any]:
@@ -65,18 +69,62 @@ class InTurns(TrainerCallback):
         self._turns.done()
 
 
-def count_tokens(trainer: Trainer, turns: Turns) -> None:
+def compete(
+    args: argparse.Namespace,
+    turns: Turns,
+    told: dict[str, Any],
+    config: Callable[..., Any],
+    make: Callable[..., Trainer],
+    orders: list[list[int]] | None,
+    learning_rate: float,
+    count: "Callable[[Trainer, Turns], None] | None" = None,
+    changes: dict[str, Any] | None = None,
+    **options: Any,
+) -> None:
+    """Takes all turns: with the trainer that `make` gives, rows in these `orders` (in its own where there are none) and
+    tokens as `count` reads them. `changes` are what the setting changes in TRL's config."""
+    changes = CHANGES.get(args.side, {}) if changes is None else changes
+    with TemporaryDirectory() as output:
+        made = config(**training(args, output, learning_rate) | options | changes)
+        callback = InTurns(turns, **told, computes_in="bfloat16" if made.bf16 else "float32")
+        trainer = make(args=made, processing_class=tokenizer(args), callbacks=[callback])
+        if orders is not None:
+            trainer._get_train_sampler = lambda *_: InOrder(orders)
+        (count or count_tokens)(trainer, turns)
+        trainer.train()
+
+
+def pairs(rows: list[Row]) -> Dataset:
+    """Rows as trainers of pairs read them."""
+    return Dataset.from_list(
+        [
+            {"prompt": words(row.prompt), "chosen": words(row.answers[0]), "rejected": words(row.answers[1])}
+            for row in rows
+        ]
+    )
+
+
+def count_tokens(
+    trainer: Trainer, turns: Turns, learnt: Callable[[dict[str, torch.Tensor]], int] | None = None
+) -> None:
     """Reads what the trainer's own collator makes: only what is learnt and what is not padding is counted."""
     collate = trainer.data_collator
 
     def counting(examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         made = collate(examples)
-        learnt = made["labels"] != -100 if "labels" in made else made["completion_mask"]
-        real = made["attention_mask"] if "attention_mask" in made else torch.ones_like(made["input_ids"])
-        turns.count(int(learnt.sum()), int(real.sum()))
+        masks = [made[name] for name in ("attention_mask", *HALVES["attention_mask"]) if name in made]
+        turns.count((learnt or _learnt)(made), sum(int(mask.sum()) for mask in masks) or made["input_ids"].numel())
         return made
 
     trainer.data_collator = counting
+
+
+HALVES = {name: (f"chosen_{name}", f"rejected_{name}") for name in ("labels", "attention_mask")}  # of ORPO's batches
+
+
+def _learnt(made: dict[str, torch.Tensor]) -> int:
+    labels = [made[name] for name in ("labels", *HALVES["labels"]) if name in made]
+    return sum(int((each != -100).sum()) for each in labels) if labels else int(made["completion_mask"].sum())
 
 
 def spare_metrics(trainers: ModuleType) -> None:

@@ -7,7 +7,7 @@ python benchmarks/sft.py --dtype bfloat16 --settings padding float32 --batch 2 -
 
 import argparse
 import sys
-from tempfile import TemporaryDirectory
+from functools import partial
 from typing import Any
 
 from fair import Setting, Turns, bench
@@ -26,7 +26,7 @@ SETTINGS = {
 
 
 def posttrain_side(args: argparse.Namespace, turns: Turns) -> None:
-    from ours import policy, train
+    from ours import compete, policy, source_of
     from workload import held_out_nll, rows, settle
 
     from posttrain.methods.objectives.sft import SFT
@@ -34,18 +34,19 @@ def posttrain_side(args: argparse.Namespace, turns: Turns) -> None:
 
     told = settle(args)
     models = Models(policy(args))
-    turns.wait(**told, computes_in=models.policy.dtype)
-    train(args, turns, SFT(), models, rows(args, 1), LEARNING_RATE)
-    turns.end(lambda: held_out_nll(models.policy.model, rows(args, 1, seed=1, n=args.batch)))
+    compete(
+        args, turns, told, SFT(), models, source_of(args, rows(args, 1)), LEARNING_RATE,
+        lambda: held_out_nll(models.policy.model, rows(args, 1, seed=1, n=args.batch)),
+    )  # fmt: skip
 
 
 def trl_side(args: argparse.Namespace, turns: Turns) -> None:
     import trl
     from datasets import Dataset
     from ours import orders
-    from peer import InOrder, InTurns, count_tokens, spare_metrics, training
+    from peer import compete, spare_metrics
     from trl.trainer import sft_trainer
-    from workload import causal_lm, held_out_nll, rows, settle, tokenizer
+    from workload import causal_lm, held_out_nll, rows, settle
 
     told = settle(args)
     if args.side != "metrics":
@@ -61,20 +62,12 @@ def trl_side(args: argparse.Namespace, turns: Turns) -> None:
         for row in trained
         for answer in row.answers
     ]
-    with TemporaryDirectory() as output:
-        config = trl.SFTConfig(
-            **training(args, output, LEARNING_RATE) | _changes(args, trained), completion_only_loss=True
-        )
-        model = causal_lm(args)
-        callback = InTurns(turns, **told, computes_in="bfloat16" if config.bf16 else "float32")
-        trainer = trl.SFTTrainer(
-            model, config, train_dataset=Dataset.from_list(examples), processing_class=tokenizer(args),
-            callbacks=[callback],
-        )  # fmt: skip
-        if args.side != "packing":
-            trainer._get_train_sampler = lambda *_: InOrder(order)
-        count_tokens(trainer, turns)
-        trainer.train()
+    model = causal_lm(args)
+    make = partial(trl.SFTTrainer, model=model, train_dataset=Dataset.from_list(examples))
+    compete(
+        args, turns, told, trl.SFTConfig, make, None if args.side == "packing" else order, LEARNING_RATE,
+        changes=_changes(args, trained), completion_only_loss=True,
+    )  # fmt: skip
     turns.end(lambda: held_out_nll(model, rows(args, 1, seed=1, n=args.batch)))
 
 
