@@ -51,7 +51,7 @@ class Load:
 class Way:
     """How the step is computed. Without an `adapter` all weights are trained. `anchors` counts tensors kept beside
     each trained one to pull it back, `rules` those that keep good weights to go back to; with a `divergence` from the
-    start the head is gone through twice. A reference, a reward model and a critic are each a copy of all weights where
+    start the head is gone through twice, and what `scores` goes through none. A reference, a reward model and a critic are each a copy of all weights where
     they are its `own`, as they share none with the policy; a critic is trained as the policy is."""
 
     narrow: bool = False
@@ -62,6 +62,7 @@ class Way:
     own_reward: bool = False
     own_critic: bool = False
     divergence: bool = False
+    scores: bool = False
     anchors: int = 0
     rules: int = 0
     on_cpu: bool = True
@@ -148,6 +149,8 @@ def _read(model: Anatomy, way: Way) -> float:
 
 def _logits(model: Anatomy, way: Way, load: Load) -> float:
     """Bytes at the start of the backward pass: the head's inputs and their gradient, exponentials, chunks at work."""
+    if way.scores:
+        return 0.0
     size = 2 if way.narrow else 4
     chunk = max(SHORTEST_CHUNK, (CHUNK_ELEMENTS_ON_CPU if way.on_cpu else CHUNK_ELEMENTS) // model.vocabulary)
     whole = size * load.trained * model.vocabulary

@@ -115,6 +115,7 @@ def _forecast(plan: Plan, step: Step, stage: Training, outside: Outside) -> Fore
         own_reward="reward.model" in step.inputs,
         own_critic="critic" in stage.make_objective().needed() and step.form != "adapter",
         divergence=stage.keep.kl > 0,
+        scores=stage.objective.scores,
         anchors=bool(stage.keep.l2 or stage.keep.ewc) + bool(stage.keep.ewc),
         rules=sum(rule is not None for rule in (stage.forget, stage.stop_early)),
         on_cpu=on_cpu,

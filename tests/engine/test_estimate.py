@@ -101,6 +101,18 @@ def test_a_reference_is_counted_once_and_shared_under_an_adapter(adapter: str | 
     assert 0.8 * peak < forecast.memory.total < 1.2 * peak
 
 
+@pytest.mark.slow
+def test_a_reward_model_goes_through_no_vocabulary(tmp_path: Path):
+    furnish(tmp_path, **SIZES["narrow"] | {"vocab_size": 16_000, "tie_word_embeddings": True})
+    rows = [{"prompt": "a" * 100, "chosen": "b" * 75, "rejected": "c" * 75}] * 40
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "warm_rows.jsonl").write_text(json.dumps(rows[0] | {"prompt": "a"}) + "\n", encoding="utf-8")
+    options = {"batch_size": 16, "micro_tokens": 2048}
+    forecast, peak = told(tmp_path, "reward", options), measured(tmp_path, "reward", options)
+    assert forecast.memory is not None and forecast.memory.logits == 0
+    assert 0.8 * peak < forecast.memory.total < 1.2 * peak, (forecast.memory, peak)
+
+
 def anatomy_of(model: Any, folder: Path) -> Anatomy:
     model.save_pretrained(folder)
     return read_anatomy(folder)
