@@ -16,7 +16,7 @@ from tests import tiny
 def rolled(trees: Sequence[Tree], seed: int = 0, **columns: Any) -> Batch:
     """A tree is a group. A third of the answers are cut off and pay for it; others are given as `columns`."""
     batch, draw = Batch(tuple(trees)), torch.Generator().manual_seed(seed)
-    finished = (torch.rand(len(batch), generator=draw) < 2 / 3).float()
+    finished = torch.as_tensor(columns.get("finished", (torch.rand(len(batch), generator=draw) < 2 / 3).float()))
     known = {
         "reward": torch.randn(len(batch), generator=draw),
         "finished": finished,
