@@ -106,7 +106,9 @@ def load_rounded(model: Model, adapted: "PeftModel") -> "PeftModel":
 
 
 def load_policy(model: Model, *, dtype: str = "float32", **options: Any) -> Policy:
-    """A policy that answers as the artifact does."""
+    """A policy that answers as the artifact does. Raises ModelError for a model that scores answers and writes none."""
+    if model.form == "reward":
+        raise ModelError(f"{model.path} is a reward model, which writes nothing. Name a model that answers.")
     weights = load_weights(model)
     adapter = NAME if model.form == "adapter" else None
     return Policy(weights, load_tokenizer(model), dtype=dtype, adapter=adapter, **options)

@@ -5,8 +5,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from posttrain.data.batch import Batch
+from posttrain.engine.store import Store
 from posttrain.functional.layout import Branch, Tree, answer_order
-from posttrain.models.load import load_scorer
+from posttrain.models.load import load_policy, load_scorer
 from posttrain.models.scorer import Scorer
 from posttrain.schema.errors import ModelError
 from tests import tiny
@@ -152,10 +153,16 @@ def test_a_model_that_writes_is_no_reward_model(workshop_model):
         load_scorer(workshop_model)
 
 
+def test_a_reward_model_writes_nothing(tmp_path):
+    """Loaded as a model that writes it would have a head of drawn numbers."""
+    tiny.reward_model().save_pretrained(tmp_path / "r")
+    tiny.tokenizer().save_pretrained(tmp_path / "r")
+    with pytest.raises(ModelError, match=r"writes nothing\. Name a model that answers\."):
+        load_policy(Store(tmp_path / "store").model(str(tmp_path / "r")))
+
+
 @pytest.fixture
 def workshop_model(tmp_path):
-    from posttrain.engine.store import Store
-
     tiny.model().save_pretrained(tmp_path / "m")
     tiny.tokenizer().save_pretrained(tmp_path / "m")
     return Store(tmp_path / "store").model(str(tmp_path / "m"))
