@@ -12,19 +12,21 @@ a CPU compiles a product for each shape and keeps it, which would cost time and 
 Shapes: T tokens, H query heads, K key/value heads, D head width; a block has n queries and m keys.
 """
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from posttrain.functional.layout import Segment
+
+if TYPE_CHECKING:
+    from .slots import InFlight
 
 NAME = "posttrain"
 LONGEST_BLOCK = 128  # queries
@@ -62,20 +64,13 @@ class Unsupported(Exception):
 _plan: ContextVar[Plan | None] = ContextVar("packed attention plan", default=None)
 
 
-@dataclass
-class Windows:
-    """How far layers look back: `narrowest` is noted by every step that decodes."""
-
-    narrowest: int = sys.maxsize
-
-
-_decoding: ContextVar[Windows | None] = ContextVar("texts in flight get a token each", default=None)
+_decoding: ContextVar["InFlight[Any] | None"] = ContextVar("answers in flight", default=None)
 
 
 @contextmanager
-def decoding(windows: Windows) -> Iterator[None]:
-    """Within: keys, values and the mask come from `slots.Slots`, and every text in flight has one query."""
-    token = _decoding.set(windows)
+def decoding(answers: "InFlight[Any]") -> Iterator[None]:
+    """Within: every answer in flight has one query, and the mask is its bias."""
+    token = _decoding.set(answers)
     try:
         yield
     finally:
@@ -245,15 +240,12 @@ def _attention(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    plan, windows = _plan.get(), _decoding.get()
+    plan, answers = _plan.get(), _decoding.get()
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if windows is not None:
-        assert attention_mask is not None
-        from .slots import step_attention
-
+    if answers is not None and attention_mask is not None:
         _check_supported(dropout, kwargs)
-        windows.narrowest = min(windows.narrowest, kwargs.get("sliding_window") or sys.maxsize)
-        return step_attention(query, key, value, attention_mask, scale), None
+        answers.narrowest = min(answers.narrowest, kwargs.get("sliding_window") or answers.narrowest)
+        return answers.attend(query, attention_mask, scale), None
     if plan is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

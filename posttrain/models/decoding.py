@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 16_384  # in flight: answers times the longest text that any of them may become
 READ_TOKENS = 2048  # prompts read at once
-GRAIN = 32  # slots are wide by multiples of it
-SPARE = 0.75  # slots are made fewer or narrower when no more than this share of them is needed
 FAILURES = (attention.Unsupported, RuntimeError, AttributeError, TypeError, ValueError, IndexError, KeyError)
 KNOWN_LAYERS = {"full_attention", "sliding_attention"}
 
@@ -61,9 +59,8 @@ class Answer:
     def longest(self) -> int:
         return len(self.asked.ids) + self.limit
 
-    def place(self) -> int:
-        """Where the key of its last token goes."""
-        return len(self.asked.ids) + len(self.tokens) - 1
+    def length(self) -> int:
+        return len(self.asked.ids) + len(self.tokens)
 
     def over(self, stop_ids: frozenset[int]) -> bool:
         return self.tokens[-1] in stop_ids or len(self.tokens) == self.limit
@@ -83,20 +80,22 @@ class Flight:
         most: int,
         watch: Callable[[int], None] = lambda done: None,
     ):
-        from .slots import Slots
+        from .slots import InFlight
 
         self.policy, self.model, self.device = policy, policy.causal(), policy.device
         self.choose, self.stop_ids, self.most, self.watch = choose, stop_ids, most, watch
-        self.slots, self.windows = Slots(), attention.Windows()
+        self.cache: InFlight[Answer] = InFlight()
+        self.slots = self.cache.answers
+        self.shared = False  # whether prompts have slots of their own
         self.waiting: deque[Answer] = deque()
-        self.flying: list[Answer | None] = []  # by slot
         self.read: deque[Asked] = deque()  # prompts that answers wait for, in the order of these
         self.ended = 0
 
     def run(self, answers: Iterable[Answer]) -> None:
         """Fills in the tokens of all answers."""
         self.waiting = deque(sorted(answers, key=lambda a: (a.longest(), a.row)))
-        while self.waiting or any(self.flying):
+        self.shared = len({id(answer.asked) for answer in self.waiting}) < len(self.waiting)
+        while self.waiting or self.slots.taken():
             before = self.ended
             self._seat(self._boarding())
             self._forget()
@@ -115,15 +114,21 @@ class Flight:
         return boarding
 
     def _next(self, boarding: Sequence[Answer]) -> list[Answer]:
-        in_flight = [*filter(None, self.flying), *boarding]
-        longest, n = max((answer.longest() for answer in in_flight), default=0), len(in_flight)
+        in_flight = [*self.slots.taken(), *boarding]
         new: list[Answer] = []
-        while self.waiting and n + len(new) < self.most:
-            longest = max(longest, self.waiting[0].longest())
-            if (n + len(new) + 1) * longest > BATCH_TOKENS and n + len(new):
+        while self.waiting and len(in_flight) < self.most:
+            in_flight.append(self.waiting[0])
+            if len(in_flight) > 1 and self._tokens(in_flight) > BATCH_TOKENS:
                 break
             new.append(self.waiting.popleft())
         return new
+
+    def _tokens(self, answers: Sequence[Answer]) -> int:
+        """Places that the answers may come to need."""
+        if not self.shared:
+            return len(answers) * max(answer.longest() for answer in answers)
+        prompts = {id(answer.asked): len(answer.asked.ids) for answer in answers}
+        return len(prompts) * max(prompts.values()) + len(answers) * max(answer.limit for answer in answers)
 
     def _read(self, new: Sequence[Answer]) -> None:
         """Reads prompts of these answers that were not read, and some of the next ones, in one packed row."""
@@ -153,19 +158,33 @@ class Flight:
         self.read += row.values()
 
     def _seat(self, boarding: Sequence[Answer]) -> None:
-        """Puts answers into free slots; makes the slots more, fewer, wider or narrower where that is due."""
-        in_flight = [*filter(None, self.flying), *boarding]
+        """Puts answers into free slots, and their prompts where these are shared."""
+        in_flight = [*self.slots.taken(), *boarding]
         if not in_flight:
             return
-        n, width = _rounded(len(in_flight)), max(answer.place() for answer in in_flight) // GRAIN * GRAIN + GRAIN
-        if not SPARE * self.slots.n < n <= self.slots.n or not SPARE * self.slots.width < width <= self.slots.width:
-            kept = [slot for slot, answer in enumerate(self.flying) if answer]
-            self.slots.resize(kept, n, width, in_flight[-1].asked.pairs)
-            self.flying = [*(self.flying[slot] for slot in kept), *[None] * (n - len(kept))]
-        free = (slot for slot, answer in enumerate(self.flying) if answer is None)
-        for answer, slot in zip(boarding, free, strict=False):
-            self.flying[slot] = answer
-            self.slots.put(slot, answer.asked.pairs)
+        width = max(self._place(answer) for answer in in_flight) + 1
+        if not self.shared:
+            self.slots.seat([(answer, answer.asked.pairs) for answer in boarding], width)
+            return
+        moved = self.slots.seat([(a, [(k[:, :0], v[:, :0]) for k, v in a.asked.pairs]) for a in boarding], width)
+        if boarding or moved:
+            self._share(boarding, in_flight)
+
+    def _share(self, boarding: Sequence[Answer], in_flight: Sequence[Answer]) -> None:
+        from .slots import Sharing
+
+        prompts, needed = self.cache.prompts, {id(answer.asked): answer.asked for answer in in_flight}
+        prompts.owners = [asked if id(asked) in needed else None for asked in prompts.owners]
+        there = {id(asked) for asked in prompts.taken()}
+        new = [(asked, asked.pairs) for key, asked in needed.items() if key not in there]
+        prompts.seat(new, max(len(asked.ids) for asked in needed.values()))
+        slot_of = {id(asked): slot for slot, asked in enumerate(prompts.owners)}
+        self.cache.sharing = Sharing(
+            [slot_of[id(answer.asked)] if answer else None for answer in self.slots.owners],
+            [len(asked.ids) if asked else 1 for asked in prompts.owners],
+            prompts.width,
+            self.device,
+        )
 
     def _forget(self) -> None:
         """Lets go of prompts that no answer waits for."""
@@ -174,28 +193,34 @@ class Flight:
             asked = self.read.popleft()
             asked.pairs, asked.logits = (), torch.empty(0)
 
+    def _place(self, answer: Answer) -> int:
+        """Where in its slot the key of an answer's last token goes."""
+        return len(answer.tokens) - 1 + (0 if self.shared else len(answer.asked.ids))
+
     def _step(self) -> None:
         """A token more for every answer in flight."""
-        taken = [slot for slot, answer in enumerate(self.flying) if answer]
-        if not taken:
+        owners, answers = self.slots.owners, self.slots.taken()
+        if not answers:
             return
-        ids = torch.tensor([[a.tokens[-1]] if a else [self.policy.pad_id] for a in self.flying], device=self.device)
-        at = torch.tensor([a.place() if a else 0 for a in self.flying], device=self.device)
-        with attention.decoding(self.windows):
+        ids, at, positions = torch.tensor(
+            [(a.tokens[-1], self._place(a), a.length() - 1) if a else (self.policy.pad_id, 0, 0) for a in owners],
+            device=self.device,
+        ).T
+        with attention.decoding(self.cache):
             logits = self.model(
-                input_ids=ids,
-                attention_mask=self.slots.aim(at),
-                position_ids=at[:, None],
-                past_key_values=self.slots,
+                input_ids=ids[:, None],
+                attention_mask=self.cache.aim(at),
+                position_ids=positions[:, None],
+                past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, 0]
-        answers = [answer for answer in self.flying if answer]
-        if len(taken) < len(self.flying):
+        taken = [slot for slot, answer in enumerate(owners) if answer]
+        if len(taken) < len(owners):
             logits = logits[torch.tensor(taken, device=self.device)]
         for slot, answer, token in zip(taken, answers, self.choose(logits.float(), answers).tolist(), strict=True):
             if self._take(answer, token):
-                self.flying[slot] = None
+                owners[slot] = None
 
     def _take(self, answer: Answer, token: int) -> bool:
         """Adds a token; whether the answer ends with it."""
@@ -203,11 +228,6 @@ class Flight:
         over = answer.over(self.stop_ids)
         self.ended += over
         return over
-
-
-def _rounded(n: int) -> int:
-    """A number of slots of which few occur."""
-    return n if n < 4 else -(-n // 4) * 4
 
 
 @torch.no_grad()
@@ -234,7 +254,7 @@ def _tested(policy: "Policy") -> int:
     """Continues two prompts with given answers, more of them than slots, and compares the log-probabilities of their
     tokens with those of whole texts."""
     dtype, policy.dtype = policy.dtype, "float32"
-    trees = probe(n_rows(policy.model))
+    trees = probe(n_rows(policy.model), policy.context)
     order = [(t, b) for _, t, b in answer_order(trees)]
     given = [trees[t].branches[b].tokens for t, b in order]
     prompts = [Asked(tree.prompt) for tree in trees]
@@ -253,7 +273,7 @@ def _tested(policy: "Policy") -> int:
         with policy.precision(), policy.answering():
             flight.run(Answer(row, prompts[t], len(given[row])) for row, (t, _) in enumerate(order))
         exact = (torch.stack([logp for logps in found for logp in logps]) - truth).abs().max() < TOLERANCE
-        return flight.windows.narrowest if exact else 0
+        return flight.cache.narrowest if exact else 0
     except FAILURES:
         return 0
     finally:

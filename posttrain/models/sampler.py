@@ -17,6 +17,7 @@ from posttrain.schema.errors import DataError
 from posttrain.schema.settings import Settings
 
 from .decoding import BATCH_TOKENS, Answer, Asked, Choose, Flight, reach
+from .drawing import drawn, likeliest
 from .policy import Policy
 from .seq2seq import Writing
 
@@ -163,22 +164,11 @@ class Drawing:
 
     def __call__(self, logits: Tensor, answers: Sequence[Answer]) -> Tensor:
         if self.sampling.temperature == 0:
-            return logits.argmax(-1)
+            return likeliest(logits)
         for answer in answers:
             if not answer.draws:
                 generator = torch.Generator().manual_seed(seed_of(self.seed, answer.row))
                 answer.draws = torch.rand(answer.limit, generator=generator, dtype=torch.float64).tolist()
         uniform = torch.tensor([answer.draws[len(answer.tokens)] for answer in answers], dtype=torch.float64)
-        return _drawn(logits, self.sampling, uniform)
-
-
-def _drawn(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
-    """(rows, V) -> (rows,): the token where the summed probability passes a uniform number."""
-    probabilities, tokens = (
-        (logits.double() / sampling.temperature).softmax(-1).sort(dim=-1, descending=True, stable=True)
-    )
-    summed = probabilities.cumsum(-1)
-    inside = summed - probabilities < sampling.top_p
-    summed = (probabilities * inside).cumsum(-1)
-    places = torch.searchsorted(summed, uniform.to(summed.device)[:, None] * summed[:, -1:], right=True)
-    return tokens.gather(-1, places.clamp(max=tokens.shape[-1] - 1))[:, 0]
+        probabilities = (logits / self.sampling.temperature).softmax(-1)
+        return drawn(probabilities, uniform.to(logits.device), self.sampling.top_p)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from posttrain.models.drawing import drawn
 from posttrain.models.policy import Policy
-from posttrain.models.sampler import Sampling, TransformersSampler, _drawn
+from posttrain.models.sampler import Sampling, TransformersSampler
 from posttrain.schema.errors import DataError
 from tests import tiny
 
@@ -46,7 +47,7 @@ def test_a_row_draws_the_same_whoever_is_beside_it(policy):
 def test_draws_follow_the_distribution():
     logits = torch.tensor([[1.0, 3.0, 2.0, -1.0]])
     uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    tokens = _drawn(logits.expand(1000, -1), Sampling(temperature=0.5), uniform)
+    tokens = drawn((logits / 0.5).softmax(-1).expand(1000, -1), uniform)
     shares = torch.bincount(tokens, minlength=4) / 1000
     assert torch.allclose(shares, (logits[0] / 0.5).softmax(-1), atol=0.002)
 
@@ -54,7 +55,7 @@ def test_draws_follow_the_distribution():
 def test_top_p_keeps_the_likeliest_that_hold_it():
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
     uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-    tokens = _drawn(logits.expand(1000, -1), Sampling(temperature=1.0, top_p=0.6), uniform)
+    tokens = drawn(logits.softmax(-1).expand(1000, -1), uniform, top_p=0.6)
     shares = torch.bincount(tokens, minlength=4) / 1000
     assert torch.allclose(shares, torch.tensor([0.625, 0.375, 0, 0]), atol=0.002)
 
