@@ -117,7 +117,8 @@ class FromRollouts(Source):
         kept = [place for place, reward in enumerate(rewards) if reward is not None]
         known = {id(answers[place]): rewards[place] for place in kept}
         if len(kept) < len(answers):
-            batch, answers = _planted([answers[place] for place in kept], self.tree_tokens)
+            together = sorted((answers[place] for place in kept), key=lambda answer: answer.group)
+            batch, answers = _planted(together, self.tree_tokens)
         finished = torch.tensor([float(answer.finished) for answer in answers])
         return batch.having(
             reward=torch.tensor([known[id(answer)] for answer in answers]),
