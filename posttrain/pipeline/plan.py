@@ -1,6 +1,7 @@
 """A recipe becomes a plan: rounds unrolled, inputs wired, forms checked. Pure: no disk, no weights.
 
-A step takes its model from `from:`, or from the last stage that made one. A `data:` that is the name of an earlier
+A step takes its model from `from:`, or from the last stage that made one; a reward model judges and is taken by its name
+alone. A `data:` that is the name of an earlier
 generator takes what it made. The second round of `dpo` is called `dpo@2`; inside a round a name means this round's,
 elsewhere the last round's. A measure may name any stage: it is taken of every model as soon as all that it names is made.
 """
@@ -140,7 +141,8 @@ class _Wiring:
         self.steps.append(step)
         self.kinds[name] = "model" if step.makes_model else "dataset"
         if step.makes_model:
-            self.current, self.forms[name], self.judged[name] = name, form, entry
+            self.forms[name], self.judged[name] = form, entry
+            self.current = self.current if form == SCORES else name
 
     def source(self, entry: Entry, rounds: str) -> str:
         """The model a stage begins with, by its full name."""

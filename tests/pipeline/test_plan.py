@@ -86,6 +86,19 @@ def test_rounds_are_unrolled_and_names_mean_this_round() -> None:
     ]  # fmt: skip
 
 
+def test_what_follows_a_reward_model_goes_on_from_the_model_before_it() -> None:
+    found = planned("""
+  - pipeline_fakes:Tune: {data: rows.jsonl}
+  - reward: {data: rows.jsonl}
+  - repeat: {times: 2, stages: [label: {data: rows.jsonl, reward: {model: reward}}, dpo: {data: label}]}
+""")
+    assert sources(found) == {
+        "tune": "base", "reward": "tune", "label@1": "tune", "dpo@1": "tune", "label@2": "dpo@1", "dpo@2": "dpo@1",
+    }  # fmt: skip
+    judged = [step.inputs["reward.model"][0].step for step in found.steps if step.name.startswith("label")]
+    assert judged == ["reward", "reward"]
+
+
 def test_rounds_within_rounds() -> None:
     found = planned("""
   - repeat:
