@@ -37,6 +37,38 @@ stages:
   - few_shot: {from: base, data: chat.jsonl, k: 2, layout: plain}
 """
 
+ONLINE = """\
+name: demo
+model: ./base
+measure: [size]
+stages:
+  - grpo:
+      from: base
+      data: chat.jsonl
+      reward: {functions: [{contains: {weight: 0.5}}]}
+      batch_size: 4
+      answers: 3
+      max_new_tokens: 6
+      learning_rate: 1e-3
+      steps: 24
+      checkpoint_seconds: 0
+  - reward: {data: pairs.jsonl, learning_rate: 1e-3, batch_size: 8, steps: 24, checkpoint_seconds: 0}
+  - ppo:
+      from: base
+      data: chat.jsonl
+      reward: {model: reward}
+      mix: {data: chat.jsonl, batch_size: 2}
+      batch_size: 4
+      answers: 2
+      max_new_tokens: 6
+      passes: 2
+      minibatches: 2
+      kl_target: 0.5
+      learning_rate: 1e-3
+      steps: 6
+      checkpoint_seconds: 0
+"""
+
 STAND_INS = """\
 name: demo
 model: ./base
@@ -53,7 +85,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def furnish(folder: Path, **changes: Any) -> None:
-    """A model of random weights (`changes` go to its configuration), rows to learn and to measure with, and r.yaml."""
+    """A model of random weights (`changes` go to its configuration), rows to learn and to measure with, r.yaml and online.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     tiny.model(**changes).save_pretrained(folder / "base")
     tiny.tokenizer().save_pretrained(folder / "base")
@@ -63,6 +95,7 @@ def furnish(folder: Path, **changes: Any) -> None:
         pairs = [{"prompt": f"Say {n}.", "chosen": f"{n}, gladly.", "rejected": f"No {n}"} for n in numbers]
         write_rows(folder / name, pairs)
     (folder / "r.yaml").write_text(RECIPE, encoding="utf-8")
+    (folder / "online.yaml").write_text(ONLINE, encoding="utf-8")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ QUICKSTART = (
     "dpo.data={path: lab:pairs/train, take: 64}", "dpo.steps=4", "dpo.batch_size=4", "dpo.checkpoint_seconds=0",
     "sft.gate={chat.exact_match: {at_least: 0}}", "dpo.gate={chat.exact_match: {drop_at_most: 1}}",
 )  # fmt: skip
-RECIPES = {"tiny": (("run", "r.yaml"), 24), "quickstart": (QUICKSTART, 8)}
+RECIPES = {"tiny": (("run", "r.yaml"), 24), "quickstart": (QUICKSTART, 8), "online": (("run", "online.yaml"), 16)}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -40,7 +40,7 @@ def test_kills_at_any_moment_change_no_byte(name: str, tmp_path: Path):
             n += 1
             doing.add(what_was_done(place))
         check_whole(place, clean)
-        went_on += sum(step > 1 for step in firsts(place, "sft") + firsts(place, "dpo"))
+        went_on += sum(step > 1 for stage in ("sft", "dpo", "ppo", "grpo") for step in firsts(place, stage))
         if n >= n_kills:
             break
     assert len(doing) >= 3, f"the kills came too close together: {doing}"
