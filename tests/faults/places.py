@@ -85,7 +85,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, str]]) -> None:
 
 
 def furnish(folder: Path, **changes: Any) -> None:
-    """A model of random weights (`changes` go to its configuration), rows to learn and to measure with, r.yaml and online.yaml."""
+    """A model of random weights (`changes` go to its configuration), rows to learn and to measure with, and r.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     tiny.model(**changes).save_pretrained(folder / "base")
     tiny.tokenizer().save_pretrained(folder / "base")
@@ -95,7 +95,6 @@ def furnish(folder: Path, **changes: Any) -> None:
         pairs = [{"prompt": f"Say {n}.", "chosen": f"{n}, gladly.", "rejected": f"No {n}"} for n in numbers]
         write_rows(folder / name, pairs)
     (folder / "r.yaml").write_text(RECIPE, encoding="utf-8")
-    (folder / "online.yaml").write_text(ONLINE, encoding="utf-8")
 
 
 @dataclass(frozen=True)

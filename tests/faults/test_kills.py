@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.places import STAND_INS, Place, ended, furnish, server, steps, wait_for
+from tests.faults.places import ONLINE, STAND_INS, Place, ended, furnish, server, steps, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +30,7 @@ RECIPES = {"tiny": (("run", "r.yaml"), 24), "quickstart": (QUICKSTART, 8), "onli
 def test_kills_at_any_moment_change_no_byte(name: str, tmp_path: Path):
     words, n_kills = RECIPES[name]
     furnish(tmp_path)
+    (tmp_path / "online.yaml").write_text(ONLINE, encoding="utf-8")
     clean = Place(tmp_path, words, Path("clean"))
     clean.finish()
     seconds = clean.events()[-1].fields["seconds"]
