@@ -16,10 +16,13 @@ from posttrain.engine.loop import Steps, fit
 from posttrain.engine.portion import Portion
 from posttrain.engine.source import FromRows
 from posttrain.methods.objectives.dpo import DPO
+from posttrain.methods.objectives.ppo import PPO
 from posttrain.methods.objectives.sft import SFT
 from posttrain.models.policy import Models, Policy
+from posttrain.models.scorer import Scorer
 from posttrain.schema.errors import MachineError
 from tests import tiny
+from tests.rolled import Again, rolled
 
 WORDS = {
     "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -48,6 +51,17 @@ class SmallPairs(DPO):
         if models.reference.micro_tokens > ROOM:
             raise FAILS[0]
         return super().prepare(batch, models)
+
+
+class SmallWithCritic(PPO):
+    """PPO on a machine with little memory."""
+
+    def loss(self, models: Models, micro: Any, total: Any) -> Any:
+        share = super().loss(models, micro, total)
+        if micro.n_tokens() > ROOM:
+            share[0].backward()
+            raise FAILS[0]
+        return share
 
 
 FAILS: list[Exception] = []
@@ -87,6 +101,20 @@ def test_a_reference_that_has_no_room_halves_as_well(tmp_path: Path):
     halved, alerts = trained(SmallPairs(), 2, 4096, tmp_path)
     assert alerts
     assert len(halved) == len(trained(DPO(), 2, 64, tmp_path)[0])
+
+
+def test_a_critic_keeps_nothing_of_a_step_that_failed(tmp_path: Path):
+    FAILS[:] = [WORDS["cuda"]]
+    ends = []
+    for objective, micro_tokens in ((SmallWithCritic(), 4096), (PPO(), ROOM)):
+        of = models()
+        of.critic = Scorer(tiny.reward_model(seed=3), tiny.tokenizer(), layout="packed")
+        steps, source = Steps(3, 1e-3, micro_tokens=micro_tokens), Again(rolled(tiny.trees(8, 2), seed=0))
+        fit(of, objective, source, steps, Job(tmp_path, tmp_path))
+        ends.append({name: p.detach().clone() for name, p in of.trained().items()})
+        assert of.critic.micro_tokens <= ROOM or micro_tokens == ROOM
+    for name, value in ends[0].items():
+        assert torch.allclose(value, ends[1][name], atol=1e-5), name
 
 
 def test_below_one_row_the_cure_is_told(tmp_path: Path):
