@@ -135,6 +135,7 @@ class Online(Rolling, Training):
         learn_at(made, getattr(self, "critic_rate", 1.0))
         if self.gradient_checkpointing and made.model is not policy.model:
             checkpoint_layers(made.model)
+        job.note(f"a critic of {sum(p.numel() for p in made.trainable()):,} weights learns beside the policy")
         return made
 
     def begin(self, model: Model, data: tuple[Dataset, ...], job: Job) -> Any:

@@ -263,9 +263,11 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
 def _described(models: Models) -> dict[str, Any]:
     """What was trained and how it was computed."""
     policy = models.policy
-    trained = sum(p.numel() for p in models.trained().values())
+    trained = sum(p.numel() for p in policy.trainable())
     share = trained / adapters.n_weights(policy.model)
+    beside = {} if models.critic is None else {"critic_weights": sum(p.numel() for p in models.critic.trainable())}
     return {
+        **beside,
         "trained_weights": trained,
         "trained_share": share,
         "layout": policy.layout,

@@ -233,6 +233,8 @@ def test_as_a_stage_with_a_reward_model_and_text_mixed_in(workshop, adapter):
         inputs={"reward.model": reward, "mix.data": workshop.rows({"text": "Some words to keep in mind."})},
     )  # fmt: skip
     assert made.form == ("adapter" if adapter else "dense")
+    assert made.facts["trained_weights"] <= made.facts["critic_weights"] + 300 * 32  # which has no head of words
+    assert (made.facts["trained_share"] < 0.5) if adapter else (made.facts["trained_share"] == 1)
     final = made.facts["final"]
     known = {"reward", "reward_model", "reward_exact", "finished", "answer_tokens", "kl", "kl_to_old", "entropy", "clipped",
              "value_loss", "explained_variance", "returns_spread", "mixed_in", "grad_norm", "critic_grad_norm", "loss",
@@ -248,6 +250,20 @@ def test_as_a_stage_with_a_reward_model_and_text_mixed_in(workshop, adapter):
 
         with safe_open(made.path / "adapter_model.safetensors", "pt") as file:
             assert not [name for name in file.keys() if "critic" in name or "reward" in name or "score" in name]  # noqa: SIM118
+
+
+def test_layers_that_are_computed_again_change_nothing(workshop):
+    """Not where policy and critic share a base either."""
+    model, data = workshop.model(), workshop.rows(*PROMPTS)
+    reward = workshop.run("reward", model, workshop.rows(*RANKED), steps=2, learning_rate=1e-2, adapter="lora")
+    known = [
+        workshop.run(
+            "ppo", model, data, **FAST, adapter="lora", gradient_checkpointing=again, passes=2,
+            reward={"model": "given"}, inputs={"reward.model": reward},
+        ).facts["final"]
+        for again in (False, True)
+    ]  # fmt: skip
+    assert known[0] == pytest.approx(known[1], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize(
