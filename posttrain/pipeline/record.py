@@ -1,7 +1,7 @@
 """A run read back from its folder and the store: what its last start did, and how its artifacts were made."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,8 @@ from posttrain.schema.record import GateResult, ModelRecord, Point, RunRecord, S
 from .folder import EVENTS, PLAN, RECIPE
 from .recipe import BASE
 
+OF_EVERY_POINT = frozenset(("step", "of", "loss", "lr", "tokens", "tokens_per_s", "left_s"))
+ENDLESS = 1e300  # what is larger is no number to draw
 MADE_BY = "run"  # the fact of an artifact that names the run and stage that made it, as `quickstart-1/sft`
 
 
@@ -37,7 +39,16 @@ class History:
         step, loss = fields["step"], fields.get("loss")
         self.points = {before: point for before, point in self.points.items() if before < step}
         if loss is not None:
-            self.points[step] = Point(step, loss, fields.get("lr") or 0.0, fields.get("tokens_per_s") or 0.0)
+            lr, speed = fields.get("lr") or 0.0, fields.get("tokens_per_s") or 0.0
+            self.points[step] = Point(step, loss, lr, speed, dict(_told(fields)))
+
+
+def _told(fields: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a step that only some methods have."""
+    for name, value in fields.items():
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < ENDLESS
+        if name not in OF_EVERY_POINT and is_number:
+            yield name, float(value)
 
 
 def history(events: Iterable[Event], stage: str) -> History:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from math import ceil, floor, isfinite, log10, nan, sqrt
+from statistics import fmean
 
 from markupsafe import Markup, escape
 
@@ -83,6 +84,40 @@ def _chart(parts: Sequence[str], title: str, identity: str) -> Markup:
     return Markup("".join([head, *parts, "</svg>"]))
 
 
+def trail(points: Sequence[XY], ends: tuple[str, str], title: str, identity: str) -> Markup:
+    """A way through a plane: a dot for every point, the later the darker, their average as a line, and names at both `ends`.
+    Points that are not finite are passed over; empty when none is left."""
+    known = [(x, y) for x, y in points if isfinite(x) and isfinite(y)]
+    if not known:
+        return Markup("")
+    xs, ys = [x for x, _ in known], [y for _, y in known]
+    frame = Frame((min(xs), max(xs)), (min(ys), max(ys)))
+    line = _averaged(known) if len(known) > 20 else known
+    shown = _evenly(known, POINTS // 2)
+    dots = zip(map(frame.place, shown), range(len(shown)), strict=True)
+    parts = [
+        *(frame.y_tick(y) for y in ticks(min(ys), max(ys), 4)),
+        *(frame.x_tick(x) for x in ticks(min(xs), max(xs), 4)),
+        *(f'<circle class="age-{4 * n // len(shown)}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for (x, y), n in dots),
+        f'<path class="smooth" d="{frame.path(_evenly(line, POINTS // 2))}"/>',
+        *(frame.label(point, end) for point, end in zip((line[0], line[-1]), ends, strict=True)),
+    ]
+    return _chart(parts, title, identity)
+
+
+def _averaged(points: Sequence[XY]) -> list[XY]:
+    """The mean of both values over the points around each, so that the line does not lag behind them."""
+    reach = max(1, len(points) // 20)
+    around = [points[max(0, n - reach) : n + reach + 1] for n in range(len(points))]
+    return [(fmean(x for x, _ in near), fmean(y for _, y in near)) for near in around]
+
+
+def _evenly(points: Sequence[XY], most: int) -> list[XY]:
+    """At most so many points, always with the first and the last."""
+    last = len(points) - 1
+    return [points[round(i * last / (most - 1))] for i in range(most)] if last >= most else list(points)
+
+
 def share(found: Estimate) -> Markup:
     """A share between 0 and 1 as a dot on a line, its interval as a bar, one half as a tick. The numbers stand beside it."""
     low, dot, high = (round(4 + 112 * part, 1) for part in (found.low, found.value, found.high))
@@ -111,6 +146,13 @@ class Frame:
         runs = (list(run) for finite, run in groupby(points, lambda p: isfinite(p[1])) if finite)
         drawn = (run if len(run) > 1 else run * 2 for run in runs)
         return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in map(self.place, run)) for run in drawn)
+
+    def label(self, point: XY, text: str) -> str:
+        """A few words beside a point, inside of the drawing."""
+        x, y = self.place(point)
+        anchor, beside = ("end", -7) if x > WIDTH / 2 else ("start", 7)
+        below = 14 if y < TOP + 20 else -7
+        return f'<text x="{x + beside:.1f}" y="{y + below:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
     def y_tick(self, value: float) -> str:
         _, y = self.place((self.x[0], value))

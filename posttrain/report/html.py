@@ -18,6 +18,7 @@ from posttrain.schema.record import Point, RunRecord
 
 from . import charts, numbers, text
 from .flat import flat
+from .trade import MAIN, MORE, Series, Trade
 from .trust import Trust
 from .view import view
 
@@ -57,6 +58,31 @@ def curves(points: tuple[Point, ...], stage: str, identity: str) -> list[Curve]:
             drawing = charts.line(values, title, f"{identity}-{name.replace(' ', '-')}", noisy)
             drawn.append(Curve(name, unit, drawing, charts.rows(values)))
     return [curve for curve in drawn if curve.drawing]
+
+
+def traded(found: Trade, stage: str, identity: str) -> list[Curve]:
+    """The charts of a stage that learnt from its own answers: reward over KL, and each of its numbers over the steps."""
+    name, across = text.one_line(stage), found.across()
+    title = f"reward of {name} over KL to the reference, a dot for every step, the later the darker"
+    ends = (f"step {found.points[0].step}", f"step {found.points[-1].step}")
+    drawing = charts.trail(across, ends, title, f"{identity}-trade")
+    return [
+        Curve("reward", "over KL in nats an answer", drawing, charts.rows(across), "KL"),
+        *(_over_steps(found, series, name, identity) for series in MAIN),
+    ]
+
+
+def more(found: Trade, stage: str, identity: str) -> list[Curve]:
+    """What else such a stage told, where it changed."""
+    told = (series for series in MORE if len({y for _, y in found.over_steps(series.name)}) > 1)
+    return [_over_steps(found, series, text.one_line(stage), identity) for series in told]
+
+
+def _over_steps(found: Trade, series: Series, stage: str, identity: str) -> Curve:
+    values = found.over_steps(series.name)
+    title = f"{series.title} of {stage} over {found.points[-1].step} steps"
+    drawing = charts.line(values, title, f"{identity}-{series.name}", noisy=True)
+    return Curve(series.title, series.unit, drawing, charts.rows(values))
 
 
 def trusted(found: Trust, model: str, identity: str) -> list[Curve]:
@@ -101,5 +127,12 @@ def _environment() -> Environment:
         "arrow": numbers.arrow,
         "flat": flat,
     }
-    found.globals |= {"numbers": numbers, "share_chart": charts.share, "curves": curves, "trusted": trusted}
+    found.globals |= {
+        "numbers": numbers,
+        "share_chart": charts.share,
+        "curves": curves,
+        "traded": traded,
+        "more": more,
+        "trusted": trusted,
+    }
     return found

@@ -4,6 +4,7 @@ All text from data, models and recipes stands in code spans and fences, where no
 """
 
 from collections.abc import Iterator, Sequence
+from math import isnan
 
 from posttrain.schema.findings import Findings, Metric
 from posttrain.schema.record import RunRecord, StageRecord
@@ -11,8 +12,9 @@ from posttrain.schema.record import RunRecord, StageRecord
 from . import numbers
 from .compare import Change, Comparison
 from .text import code, fence
+from .trade import MAIN, Trade
 from .trust import Trust
-from .view import Cell, RunView, Sample, StageView, Table, view
+from .view import Cell, Cost, RunView, Sample, StageView, Table, view
 
 LIMIT = 400  # characters of a prompt or an answer
 
@@ -46,8 +48,12 @@ def lead(shown: RunView) -> str:
     if not shown.whole or not shown.whole.changes:
         return f"{ran}."
     change = shown.whole.changes[0]
-    costs = f" Worse: {', '.join(map(_moved, shown.costs))}." if shown.costs else ""
+    costs = f" Worse: {', '.join(map(_cost, shown.costs))}." if shown.costs else ""
     return f"{ran}: {' → '.join(map(code, shown.trunk))}. {_moved(change)} ({change.verdict}).{costs}"
+
+
+def _cost(cost: Cost) -> str:
+    return _moved(cost.change) + (f" by {code(cost.by)}" if cost.by else "")
 
 
 def _moved(change: Change) -> str:
@@ -164,6 +170,19 @@ def _bounds(metric: Metric) -> str:
     return numbers.interval(metric.low, metric.high, metric.unit)
 
 
+def traded(found: Trade) -> str:
+    """Reward, KL, entropy and length at the beginning, in the middle and at the end."""
+    head = ["steps", *(f"{series.title}, {series.unit}" if series.unit else series.title for series in MAIN)]
+    rows = [
+        [
+            f"{part.first} – {part.last}" if part.first < part.last else str(part.first),
+            *("–" if isnan(mean) else numbers.plain(mean) for mean in part.means),
+        ]
+        for part in found.parts()
+    ]
+    return grid(head, rows, "l" + "r" * len(MAIN))
+
+
 def _trust(found: Trust) -> Iterator[str]:
     """How sure against how often right, and what it was cheated with."""
     if found.sure:
@@ -192,9 +211,12 @@ def _base(shown: RunView) -> Iterator[str]:
 
 
 def _stage(part: StageView) -> Iterator[str]:
-    if part.watched or part.alone or part.trusts or (part.comparison and part.comparison.changes):
+    if part.watched or part.trade or part.alone or part.trusts or (part.comparison and part.comparison.changes):
         yield f"## Stage {code(part.stage.name)}"
     yield from part.watched
+    if part.trade:
+        yield "What it earned, and how far it went for it:"
+        yield traded(part.trade)
     if part.alone:
         yield alone(part.alone)
     for found in part.trusts:

@@ -13,6 +13,7 @@ from posttrain.schema.record import ModelRecord, RunRecord, StageRecord
 
 from .compare import Change, Comparison, Contrast, Pair, compare
 from .numbers import plain
+from .trade import Trade, trade
 from .trust import Trust, trust
 from .watched import watched
 
@@ -66,7 +67,8 @@ class Sample:
 @dataclass(frozen=True, slots=True)
 class StageView:
     """A stage, its place in the tree (`lane` 0 is the trunk), what it changed and what was `watched` while it trained.
-    `alone` are findings on its model that nothing is compared with, `trusts` what they say of a model that scores."""
+    `trade` is what it earned by how far it went, where it learnt from its own answers; `alone` are findings on its model
+    that nothing is compared with, `trusts` what they say of a model that scores."""
 
     stage: StageRecord
     lane: int
@@ -75,12 +77,21 @@ class StageView:
     watched: tuple[str, ...] = ()
     alone: tuple[Findings, ...] = ()
     trusts: tuple[Trust, ...] = ()
+    trade: Trade | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """A headline metric that became worse: from the base to the last model of the trunk, or `by` one stage."""
+
+    change: Change
+    by: str = ""
 
 
 @dataclass(frozen=True)
 class RunView:
-    """A run. `alone` and `trusts` are those of the base. `whole` compares the base with the last model of the trunk, and `costs` are its headline metrics that became
-    worse. `problems` are failed stages and gates, `warnings` those of the run and the alerts of its stages."""
+    """A run. `alone` and `trusts` are those of the base. `whole` compares the base with the last model of the trunk.
+    `problems` are failed stages and gates, `warnings` those of the run and the alerts of its stages."""
 
     record: RunRecord
     table: Table
@@ -94,9 +105,30 @@ class RunView:
     trusts: tuple[Trust, ...] = ()
 
     @property
-    def costs(self) -> tuple[Change, ...]:
-        changes = self.whole.changes[1:] if self.whole else ()
-        return tuple(c for c in changes if c.verdict == "worse" and (c.measure, c.metric) in self.table.columns)
+    def costs(self) -> tuple[Cost, ...]:
+        """What became worse on the whole, the first metric aside, and what a single stage lost beside it: a style may be
+        won and answers lost, where both are far above the base. What a later stage won back is no cost."""
+        changes = self.whole.changes if self.whole else ()
+        whole = [c for c in changes if self._is_worse(c)]
+        told = {c.name for c in whole}
+        stages = (
+            Cost(change, part.stage.name)
+            for part in self.stages
+            for change in (part.comparison.changes if part.comparison else ())
+            if self._is_worse(change) and change.name not in told and not self._won_back(part, change)
+        )
+        return (*(Cost(c) for c in whole if c is not changes[0]), *stages)
+
+    def _is_worse(self, change: Change) -> bool:
+        return change.verdict == "worse" and (change.measure, change.metric) in self.table.columns
+
+    def _won_back(self, lost_by: StageView, lost: Change) -> bool:
+        """Whether a stage further along the trunk made a metric better again."""
+        place = {name: n for n, name in enumerate(self.trunk)}
+        since = place.get(lost_by.stage.model or "", len(place))
+        later = (part.comparison for part in self.stages if place.get(part.stage.model or "", 0) > since)
+        changes = (found.change(lost.measure, lost.metric) for found in later if found)
+        return any(change and change.verdict == "better" for change in changes)
 
 
 def view(record: RunRecord) -> RunView:
@@ -123,6 +155,7 @@ def view(record: RunRecord) -> RunView:
                 watched(s.facts),
                 alone.get(s.model or "", ()),
                 trusts.get(s.model or "", ()),
+                trade(s.curve),
             )
             for s in record.stages
         ),
@@ -186,8 +219,10 @@ def _line(model: ModelRecord, columns: Mapping[str, str], compared: Comparison |
 def _tree(record: RunRecord) -> tuple[dict[str, int], tuple[str, ...]]:
     """The lane of each stage, and the models of the trunk from the base on.
 
-    A model's longest line of descendants goes on in its lane, every other one, and every data set, moves one lane in.
+    A model's longest line of descendants goes on in its lane; every other one, every data set and every model that only
+    scores moves one lane in.
     """
+    scores = {model.name for model in record.models if model.form == "reward"}
     children: dict[str, list[StageRecord]] = {}
     for stage in record.stages:
         children.setdefault(stage.source, []).append(stage)
@@ -195,7 +230,7 @@ def _tree(record: RunRecord) -> tuple[dict[str, int], tuple[str, ...]]:
     for stage in reversed(record.stages):
         below = (height.get(child.name, 0) for child in children.get(stage.name, ()))
         height[stage.name] = 1 + max(below, default=0)
-    heirs = {source: _heir(stages, height) for source, stages in children.items()}
+    heirs = {source: _heir([s for s in stages if s.model not in scores], height) for source, stages in children.items()}
     lanes: dict[str, int] = {}
     for stage in record.stages:
         lanes[stage.name] = lanes.get(stage.source, 0) + (heirs[stage.source] is not stage)

@@ -9,12 +9,13 @@ from .findings import Findings
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One point of a training curve."""
+    """One point of a training curve. `told` is what else the step told, by name, such as `kl` or `accuracy`."""
 
     step: int
     loss: float
     lr: float = 0.0
     tokens_per_s: float = 0.0
+    told: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ HOSTILE = (
     "</title></style><style>@import url(//evil.example)</style><base href=//evil.example><meta http-equiv=refresh>",
 )
 
+TOLD = {"reward": 1.0, "kl": -0.5, "answer_tokens": 7.0, "clipped": float("nan"), HOSTILE[0]: 1.0}
+
 
 def rate(scores: Sequence[float]) -> Metric:
     found = wilson(sum(scores), len(scores))
@@ -169,7 +171,7 @@ def attack() -> RunRecord:
     stages = tuple(
         StageRecord(
             text + str(i), text, text, evil[0], evil[1] if i < 2 else None, text, 1.0, {text: {text: text}}, {text: [text]},
-            (Point(1, 1.0), Point(2, float("nan")), Point(3, float("inf"))), (GateResult(text, 1, 2, False),), evil,
+            (Point(1, 1.0, told=TOLD), Point(2, float("nan")), Point(3, float("inf"), told=TOLD)), (GateResult(text, 1, 2, False),), evil,
         )
         for i, text in enumerate(evil)
     )  # fmt: skip

@@ -103,6 +103,6 @@ def test_what_became_worse_stands_beside_what_was_won():
     before, after = found(domain=0.1, old_facts=0.9, chat=0.5), found(domain=0.9, old_facts=0.2, chat=0.49)
     models = (ModelRecord("base", "", "", "dense", 1, before), ModelRecord("cpt", "", "", "dense", 1, after))
     record = RunRecord("r", "", (stage("cpt", "base"),), models)
-    assert [change.name for change in view(record).costs] == ["old_facts.exact_match"]
+    assert [(cost.change.name, cost.by) for cost in view(record).costs] == [("old_facts.exact_match", "")]
     assert "Worse: `old_facts.exact_match` 90.0 % → 20.0 %." in markdown(record)
     assert "old_facts.exact_match from 90.0 % to 20.0 %." in " ".join(html(record).split())
