@@ -66,7 +66,10 @@ def recipes(workshop):
             {**often, "reward": {"model": "given"}, "adapter": "lora"},
         ),
         "grpo": (plain, {**often, "reward": LETTERS, "minibatches": 1}),
-        "rloo": (plain, {"reward": LETTERS, "adapter": "lora"}),
+        "rloo": (
+            {**plain, "forget.on": workshop.rows({"text": "A text to be remembered."})},
+            {"reward": LETTERS, "adapter": "lora", "forget": {"on": "given", "every": 2, "at_most": 1e-4}},
+        ),
     }
 
 
@@ -86,6 +89,10 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(workshop, name, stop_after, tmp
     file = "adapter_model.safetensors" if "adapter" in options else "model.safetensors"
     made, again = (tmp_path / place / "made" / file for place in ("whole", "parts"))
     assert made.read_bytes() == again.read_bytes()
+    if "forget" in options:
+        assert any(
+            "back to the last good weights" in fields["title"] for kind, fields in attempt.told if kind == "alert"
+        )
     if "kl_target" in options:  # what a checkpoint holds of the price matters
         assert len({step["kl_coefficient"] for step in whole}) > 1
 
