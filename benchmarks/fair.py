@@ -135,42 +135,43 @@ def _referee(script: str, args: argparse.Namespace, sides: Sequence[Side]) -> bo
     log = RESULTS / f"{Path(script).stem}.log"
     RESULTS.mkdir(exist_ok=True)
     with log.open("a", encoding="utf-8") as noise:
-        processes = {side.name: _start(script, side.name, noise) for side in sides}
+        processes = {side.name: start(script, side.name, noise) for side in sides}
         try:
             for side in sides:
-                side.told = _hear(processes[side.name], side, log)["ready"]
+                side.told = hear(processes[side.name], side, log)["ready"]
             for number in range(args.repeats + 1):
                 for side in sides:
-                    made = Round(**_ask(processes[side.name], "go", side, log))
+                    made = Round(**ask(processes[side.name], "go", side, log))
                     if number:  # the first round is for warming up
                         side.rounds.append(made)
                     print(_line(number, side, made), file=sys.stderr, flush=True)
             for side in sides:
-                side.told |= _ask(processes[side.name], "end", side, log)
+                side.told |= ask(processes[side.name], "end", side, log)
         finally:
             for process in processes.values():
                 process.kill()
                 process.wait()
-    _keep(script, args, sides)
+    keep(script, args, sides)
     print("\n".join(table(sides)))
     found = list(faults(sides))
     print("\n".join(found) or f"All sides did the same work: {_agreed(sides)} agree.")
     return not found
 
 
-def _start(script: str, name: str, noise: TextIO) -> subprocess.Popen[str]:
-    command = [sys.executable, script, *sys.argv[1:], "--side", name]
+def start(script: str, name: str, noise: TextIO, *more: str) -> subprocess.Popen[str]:
+    """A side, with the options of this command and some more."""
+    command = [sys.executable, script, *sys.argv[1:], "--side", name, *more]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise, text=True)
 
 
-def _ask(process: subprocess.Popen[str], word: str, side: Side, log: Path) -> dict[str, Any]:
+def ask(process: subprocess.Popen[str], word: str, side: Side, log: Path) -> dict[str, Any]:
     assert process.stdin is not None
     process.stdin.write(word + "\n")
     process.stdin.flush()
-    return _hear(process, side, log)
+    return hear(process, side, log)
 
 
-def _hear(process: subprocess.Popen[str], side: Side, log: Path) -> dict[str, Any]:
+def hear(process: subprocess.Popen[str], side: Side, log: Path) -> dict[str, Any]:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
@@ -189,10 +190,10 @@ def _agreed(sides: Sequence[Side]) -> str:
     found = ["token counts"] if not sides[0].told.get("drawn_lengths") else []
     if any(side.same_loss for side in sides[1:]):
         found = ["first losses", "final losses", *found]
-    return ", ".join([*found, *(["loss and gradient on given answers"] if "checked" in sides[0].told else [])])
+    return ", ".join([*found, *(["gradients of given answers"] if "checked" in sides[0].told else [])])
 
 
-def _keep(script: str, args: argparse.Namespace, sides: Sequence[Side]) -> None:
+def keep(script: str, args: argparse.Namespace, sides: Sequence[Side]) -> None:
     """One line for each run, slower ones included."""
     run = {
         "when": time.strftime("%Y-%m-%dT%H:%M:%S"),

@@ -72,12 +72,12 @@ def table(sides: Sequence[Side]) -> Iterator[str]:
     yield f"| {' | '.join(heads)} |"
     yield "|---" * len(heads) + "|"
     for side in sides:
-        cells = [side.name, _spread([r.rate for r in side.rounds])]
-        cells.append(_spread([r.tokens / r.seconds for r in side.rounds]))
-        cells += ["", ""] if side is ours else [_spread(_ratios(ours, side, r), 2) for r in ("rate", "cpu_rate")]
+        cells = [side.name, spread([r.rate for r in side.rounds])]
+        cells.append(spread([r.tokens / r.seconds for r in side.rounds]))
+        cells += ["", ""] if side is ours else [spread(_ratios(ours, side, r), 2) for r in ("rate", "cpu_rate")]
         for name in laps:
-            cells.append(_spread([r.laps[name] / len(r.losses) for r in side.rounds], 3))
-            cells.append("" if side is ours else _spread(_lap_ratios(ours, side, name), 2))
+            cells.append(spread([r.laps[name] / len(r.losses) for r in side.rounds], 3))
+            cells.append("" if side is ours else spread(_lap_ratios(ours, side, name), 2))
         cells.append(f"{side.told['peak_mib']:.0f}")
         cells.append("" if side is ours else f"{ours.told['peak_mib'] / side.told['peak_mib']:.0%}")
         held_out = side.told["held_out"]
@@ -90,11 +90,19 @@ def faults(sides: Sequence[Side]) -> Iterator[str]:
     ours = sides[0]
     for side in sides[1:]:
         yield from _other_losses(ours, side)
-        if not ours.told.get("drawn_lengths") and side.rounds[0].answer_tokens != ours.rounds[0].answer_tokens:
-            yield f"{side.name}: {side.rounds[0].answer_tokens} answer tokens, not {ours.rounds[0].answer_tokens}"
+        if not ours.told.get("drawn_lengths"):
+            yield from _other_tokens(ours, side)
         off = _furthest(side.told.get("checked", []), ours.told.get("checked", []))
         if off > FIRST_LOSS:
             yield f"{side.name}: what is checked before training differs by {off:.1e}"
+
+
+def _other_tokens(ours: Side, side: Side) -> Iterator[str]:
+    here, there = ours.rounds[0], side.rounds[0]
+    if here.answer_tokens != there.answer_tokens:
+        yield f"{side.name}: {there.answer_tokens} answer tokens, not {here.answer_tokens}"
+    if side.same_steps and here.tokens != there.tokens:
+        yield f"{side.name}: {there.tokens} real tokens, not {here.tokens}"
 
 
 def _other_losses(ours: Side, side: Side) -> Iterator[str]:
@@ -125,7 +133,7 @@ def _lap_ratios(ours: Side, theirs: Side, name: str) -> list[float]:
     ]
 
 
-def _spread(values: Sequence[float], digits: int = 0) -> str:
+def spread(values: Sequence[float], digits: int = 0) -> str:
     low, mid, high = (f"{v:.{digits}f}" for v in (min(values), statistics.median(values), max(values)))
     return f"{mid} [{low}-{high}]"
 
