@@ -14,11 +14,12 @@ PINS = dict(
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     if line and not line.startswith("#")
 )
+UNPINNED = ("posttrain", "vllm")  # vLLM brings the torch that it was built for, and wants a GPU
 
 
 def requirements() -> list[Requirement]:
     extras = [each for group in PROJECT["optional-dependencies"].values() for each in group]
-    return [each for each in map(Requirement, [*PROJECT["dependencies"], *extras]) if each.name != "posttrain"]
+    return [each for each in map(Requirement, [*PROJECT["dependencies"], *extras]) if each.name not in UNPINNED]
 
 
 def test_torch_is_pinned_first():

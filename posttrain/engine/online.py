@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -12,8 +12,9 @@ from posttrain.functional.seeds import seed_of
 from posttrain.models.activations import checkpoint_layers
 from posttrain.models.load import load_format
 from posttrain.models.policy import Models, Policy
-from posttrain.models.sampler import Sampling, TransformersSampler
+from posttrain.models.sampler import Sampling
 from posttrain.models.scorer import Scorer
+from posttrain.models.vllm import Engine, make_sampler
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.errors import ModelError, UsageError
 from posttrain.schema.rows import Prompt, Text
@@ -71,7 +72,9 @@ class Rolling(Settings):
     """Longest answer, in tokens."""
     missing_end: float = Field(0.0, ge=0)
     """What an answer pays that does not end by itself."""
-    mix: Annotated[Mix | None, Field()] = None
+    engine: Engine = "own"
+    """What draws the answers: the engine of this package, or `vllm` on a GPU, which needs `pip install 'posttrain[vllm]'`."""
+    mix: Mix | None = None
     """Ordinary rows that are learnt in every update, as `{data: lab:text/train, weight: 1}`."""
 
 
@@ -107,7 +110,7 @@ class Online(Rolling, Training):
         form, fits = load_format(model, policy.tokenizer), scorer is None or scorer.context >= policy.context
         source = FromRollouts(
             asked,
-            TransformersSampler(policy, form.stop_ids),
+            make_sampler(self.engine, policy, form.stop_ids, job.scratch),
             form,
             rewarding(
                 self.reward, reward, scorer, policy.tokenizer if fits else None, inputs.get("reward.judge.model")

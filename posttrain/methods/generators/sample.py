@@ -17,7 +17,8 @@ from posttrain.data.read import read
 from posttrain.engine.job import Job
 from posttrain.engine.method import Generator, Made
 from posttrain.models.load import load_format, load_policy
-from posttrain.models.sampler import Sampling, TransformersSampler
+from posttrain.models.sampler import Sampling
+from posttrain.models.vllm import Engine, make_sampler
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.rows import Prompt, Row
 from posttrain.schema.settings import DatasetRef
@@ -35,15 +36,20 @@ class Sample(Generator):
     """Answers for each prompt."""
     sampling: Sampling = Sampling(temperature=1.0)
     """How answers are drawn."""
+    engine: Engine = "own"
+    """What draws them: the engine of this package, or `vllm` on a GPU, which needs `pip install 'posttrain[vllm]'`."""
 
     def run(self, job: Job, **inputs: Any) -> Made:
         model: Model = inputs["model"]
         datasets: tuple[Dataset, ...] = inputs["data"]
         policy = load_policy(model)
         form = load_format(model, policy.tokenizer)
-        rows = [row for dataset in datasets for row in read(dataset, Prompt).rows for _ in range(self.n)]
-        sampler = TransformersSampler(policy, form.stop_ids, watch=lambda done: job.answered(done, len(rows)))
-        answers = sampler.sample([form.ask(row) for row in rows], self.sampling, job.seed)
+        asked = [row for dataset in datasets for row in read(dataset, Prompt).rows]
+        rows = [row for row in asked for _ in range(self.n)]
+        sampler = make_sampler(
+            self.engine, policy, form.stop_ids, job.scratch, lambda done: job.answered(done, len(rows))
+        )
+        answers = sampler.sample([form.ask(row) for row in asked], self.sampling, job.seed, n=self.n)
         finished = [bool(answer) and answer[-1] in form.stop_ids for answer in answers]
         with (job.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
             for row, answer, ended in zip(rows, answers, finished, strict=True):
