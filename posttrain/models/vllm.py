@@ -14,7 +14,7 @@ from typing import Any, Literal
 from posttrain.functional.seeds import seed_of
 from posttrain.schema.errors import MissingExtra, ModelError
 
-from .active import is_adapted
+from .adapters.active import is_adapted
 from .policy import Policy
 from .sampler import Sampler, Sampling, TransformersSampler
 
