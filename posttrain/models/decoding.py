@@ -96,12 +96,16 @@ class Flight:
         self.waiting = deque(sorted(answers, key=lambda a: (a.longest(), a.row)))
         self.shared = len({id(answer.asked) for answer in self.waiting}) < len(self.waiting)
         while self.waiting or self.slots.taken():
-            before = self.ended
             self._seat(self._boarding())
             self._forget()
+            before = self.ended
             self._step()
-            if self.ended > before:
-                self.watch(self.ended)
+            self._tell(before)
+
+    def _tell(self, before: int) -> None:
+        """Tells whoever watches when answers ended."""
+        if self.ended > before:
+            self.watch(self.ended)
 
     def _boarding(self) -> list[Answer]:
         """Waiting answers that find room, with their first token. One that ends with it makes room for another."""
@@ -109,8 +113,10 @@ class Flight:
         while new := self._next(boarding):
             while not all(answer.asked.pairs for answer in new):
                 self._read(new)
-            first = self.choose(torch.stack([answer.asked.logits for answer in new]).float(), new).tolist()
+            before, logits = self.ended, torch.stack([answer.asked.logits for answer in new])
+            first = self.choose(logits.float(), new).tolist()
             boarding += [answer for answer, token in zip(new, first, strict=True) if not self._take(answer, token)]
+            self._tell(before)
         return boarding
 
     def _next(self, boarding: Sequence[Answer]) -> list[Answer]:
