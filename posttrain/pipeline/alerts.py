@@ -23,13 +23,15 @@ class LossWatch:
         self.losses: deque[float] = deque(maxlen=EARLIER + RECENT)
         self.high = False
 
-    def alerts(self, step: int, loss: float | None) -> Iterator[dict[str, Any]]:
-        """What a step's loss gives reason to say, as the fields of an alert."""
+    def alerts(self, step: int, loss: float | None, falls: bool = True) -> Iterator[dict[str, Any]]:
+        """What a step's loss gives reason to say, as the fields of an alert; `falls` says that it should fall at all."""
         if loss is None:
             return
         if not math.isfinite(loss):
             cure = "Lower `learning_rate`, or train in `dtype: float32`."
             yield {"level": "error", "step": step, "title": f"the loss of step {step} is not finite", "cure": cure}
+            return
+        if not falls:
             return
         self.losses.append(loss)
         risen = self.risen()

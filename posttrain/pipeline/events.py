@@ -87,7 +87,8 @@ class _Progress:
         timed = {} if left is None else {"left_s": left}
         event = Event("progress", now, tidy({**self.named, **fields, **timed}))
         self.events.put(event, write=self.kept(fields, step, of, due), tell=due)
-        for alert in self.loss.alerts(step, fields.get("loss")):
+        on_rows = "answer_tokens" not in fields  # a loss on the policy's own answers need not fall as it gets better
+        for alert in self.loss.alerts(step, fields.get("loss"), falls=on_rows):
             self.events.emit("alert", **{**self.named, **alert})
 
     def kept(self, fields: Mapping[str, Any], step: int, of: int, due: bool) -> bool:

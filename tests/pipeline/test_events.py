@@ -113,6 +113,19 @@ def test_a_falling_loss_is_fine() -> None:
     assert titles([1 / n for n in range(1, 200)]) == []
 
 
+def test_a_loss_on_answers_of_its_own_may_rise_but_not_end(path: Path) -> None:
+    losses = [*(2 + 0.1 * (-1) ** n for n in range(40)), *[3.0] * 10, math.nan]
+    for stage, more in (("sft", {}), ("grpo", {"answer_tokens": 9.0})):
+        emit = Events(path).of(stage)
+        for step, loss in enumerate(losses, 1):
+            emit("progress", step=step, of=len(losses), loss=loss, **more)
+    told = [
+        (event.fields["stage"], event.fields["title"].split(" at ")[0]) for event in read(path) if event.kind == "alert"
+    ]
+    ends = "the loss of step 51 is not finite"
+    assert told == [("sft", "the loss rose"), ("sft", ends), ("grpo", ends)]
+
+
 def test_rows_that_were_cut_or_left_out_are_told() -> None:
     assert not list(of_facts({"rows": 100, "rows_cut": 5, "rows_dropped": 1}))
     cut, dropped = of_facts({"rows": 100, "rows_cut": 6, "rows_dropped": 2})
