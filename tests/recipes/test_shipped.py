@@ -11,6 +11,7 @@ from posttrain.recipes import shipped
 from posttrain.schema.find import methods
 
 FEW = 6
+QUICK = ("quickstart", "dpo-lora", "reward", "grpo")  # what the others are made of; those run with the whole suite
 
 
 def cut(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +39,9 @@ def _entry(entry: Any) -> Any:
     return {method: options}
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in shipped()]
+)
 def test_it_runs_and_is_kept(name: str, tmp_path: Path) -> None:
     tree, problems = read(shipped()[name].read_text(encoding="utf-8"), name)
     assert not problems
