@@ -56,10 +56,10 @@ class InTurns(TrainerCallback):
     """A round is an epoch."""
 
     def __init__(self, turns: Turns, **told: Any) -> None:
-        self._turns, self._told = turns, told
+        self._turns, self.told = turns, told
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        self._turns.wait(**self._told)
+        self._turns.wait(**self.told)
 
     def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
         if "loss" in logs:

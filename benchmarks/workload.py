@@ -74,9 +74,13 @@ def _config(args: argparse.Namespace, **more: Any) -> LlamaConfig:
     )  # fmt: skip
 
 
+def vocabulary(args: argparse.Namespace) -> int:
+    return (QUICK if args.quick else LARGE)["vocab_size"]
+
+
 def tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerFast:
     """A word `t7` for token 7."""
-    n_words = (QUICK if args.quick else LARGE)["vocab_size"]
+    n_words = vocabulary(args)
     words = {word: i for i, word in enumerate([*SPECIAL, *(f"t{i}" for i in range(len(SPECIAL), n_words))])}
     made = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -89,7 +93,7 @@ def rows(args: argparse.Namespace, n_answers: int, seed: int = 0, n: int | None 
     """The rows of a round; another seed gives rows that nobody trains on."""
     draw = np.random.default_rng(seed)
     n = n or args.steps * args.batch
-    n_words = (QUICK if args.quick else LARGE)["vocab_size"]
+    n_words = vocabulary(args)
     chances = 1 / np.arange(1, n_words - len(SPECIAL) + 1)
     chances /= chances.sum()
 
@@ -104,7 +108,9 @@ def rows(args: argparse.Namespace, n_answers: int, seed: int = 0, n: int | None 
     answers = zip(*(lengths(110, 0.7, 20, 300) for _ in range(n_answers)), strict=True)
     return [
         Row(
-            text(prompt), [[*text(answer - 1), EOS] for answer in each], [1.0, 0.0] if n_answers > 1 else [float(i % 2)]
+            text(prompt),
+            [[*text(answer - 1), EOS] for answer in each],
+            [1.0, *[0.0] * (n_answers - 1)] if n_answers > 1 else [float(i % 2)],
         )
         for i, (prompt, each) in enumerate(zip(prompts, answers, strict=True))
     ]
@@ -119,6 +125,16 @@ def even_words(text: str, row: Any = None) -> float:
     """What a rollout earns: the share of its words whose number is even."""
     numbers = [int(word[1:]) for word in text.split() if word[1:].isdigit()]
     return sum(number % 2 == 0 for number in numbers) / max(len(numbers), 1)
+
+
+def signature(model: torch.nn.Module) -> list[float]:
+    """The length of a gradient and its component in a drawn direction; the gradient is gone then."""
+    draw = torch.Generator().manual_seed(0)
+    gradients = [p.grad.double() for p in model.parameters() if p.grad is not None]
+    norm = float(sum((g**2).sum() for g in gradients)) ** 0.5
+    along = float(sum((g * torch.randn(g.shape, generator=draw)).sum() for g in gradients))
+    model.zero_grad(set_to_none=True)
+    return [norm, along]
 
 
 @torch.no_grad()
