@@ -21,6 +21,7 @@ LEARNING_RATE = 1e-4
 SETTINGS = {
     "padding": PADDED["padding"],
     "defaults": PADDED["checkpointing"],
+    "eager": PADDED["eager"],
     "float32": PADDED["float32"],
     "prompts": Setting("padding, with the cross-entropy of prompts in its loss as TRL has it", same_loss=False),
 }

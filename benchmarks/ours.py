@@ -104,11 +104,24 @@ def compete(
             if fields["step"] < fields["of"]:
                 turns.wait()
 
+    turns.wait(**told, computes_in=models.policy.dtype)
+    train(args, objective, models, Counted(source, turns, lap), learning_rate, args.repeats + 1, emit)
+    turns.end(held_out)
+
+
+def train(
+    args: argparse.Namespace,
+    objective: Objective,
+    models: Models,
+    source: Any,
+    learning_rate: float,
+    epochs: int = 1,
+    emit: Callable[..., None] = lambda *_, **__: None,
+) -> None:
+    """The loop at a constant rate, with nothing kept."""
     steps = Steps(
-        (args.repeats + 1) * source.steps_per_epoch, learning_rate, schedule="constant", warmup=0.0,
+        epochs * source.steps_per_epoch, learning_rate, schedule="constant", warmup=0.0,
         micro_tokens=args.micro_tokens, checkpoint_seconds=float("inf"),
     )  # fmt: skip
-    turns.wait(**told, computes_in=models.policy.dtype)
     with TemporaryDirectory() as folder:
-        fit(models, objective, Counted(source, turns, lap), steps, Job(Path(folder), Path(folder), emit=emit))
-    turns.end(held_out)
+        fit(models, objective, source, steps, Job(Path(folder), Path(folder), emit=emit))

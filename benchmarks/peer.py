@@ -88,6 +88,9 @@ def compete(
         made = config(**training(args, output, learning_rate) | options | changes)
         callback = InTurns(turns, **told, computes_in="bfloat16" if made.bf16 else "float32")
         trainer = make(args=made, processing_class=tokenizer(args), callbacks=[callback])
+        if args.side == "eager":
+            for model in filter(None, (trainer.model, getattr(trainer, "ref_model", None))):
+                model.set_attn_implementation("eager")
         if orders is not None:
             trainer._get_train_sampler = lambda *_: InOrder(orders)
         (count or count_tokens)(trainer, turns)

@@ -7,6 +7,7 @@ from fair import Setting
 PADDED = {
     "padding": Setting("without gradient checkpointing"),
     "checkpointing": Setting("with it, as TRL does by default"),
+    "eager": Setting("padding, with attention that writes all its weights down instead of torch's own"),
     "float32": Setting("padding, whatever --dtype says"),
 }
 FUSED = PADDED | {  # those of trainers with a head that computes metrics beside log-probabilities
