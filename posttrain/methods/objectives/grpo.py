@@ -1,5 +1,6 @@
-"""Group relative policy optimisation: an answer is as good as it is better than others to the same prompt (Shao et al. 2024,
-arXiv 2402.03300).
+"""Group relative policy optimisation (Shao et al. 2024, arXiv 2402.03300).
+
+An answer is as good as it is better than others to the same prompt.
 
     A_i = (r_i - mean of its group) / (std of its group + 1e-4),   rho_t = pi(y_t) / pi_old(y_t)
     L   = mean over answers, mean over their tokens of  max(-rho A, -clip(rho, 1 - e, 1 + e) A) + k KL_3(pi || ref)

@@ -1,5 +1,6 @@
-"""Proximal policy optimisation for language (Ouyang et al. 2022, arXiv 2203.02155, InstructGPT step 3; Schulman et al. 2017,
-arXiv 1707.06347).
+"""Proximal policy optimisation for language (Ouyang et al. 2022, arXiv 2203.02155, InstructGPT step 3).
+
+The clipped loss is that of Schulman et al. 2017, arXiv 1707.06347.
 
     r_t = -k (log pi_old(y_t) - log ref(y_t)) + [t is the last] score          k: the price of KL
     A, R = GAE(r, V_old);  A whitened over the batch
