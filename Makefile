@@ -2,7 +2,7 @@
 # make test    the whole test suite
 # make effects what training brings, over three seeds: `make test` shows it on one
 # make check   format, lint, types, fast tests: under two minutes
-# make bench   speed and memory against TRL
+# make bench   speed and memory against TRL and transformers
 #
 # A machine without a GPU that installs from PyPI saves 2 GB of CUDA libraries with
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -46,8 +46,7 @@ check: .venv/installed-dev
 	$(PYTEST) -m 'not slow and not gpu'
 
 bench: .venv/installed-bench
-	$(RUN) $(BIN)/python benchmarks/sft.py
-	$(RUN) $(BIN)/python benchmarks/dpo.py
+	for work in sft dpo kto orpo reward grpo rollouts memory; do $(RUN) $(BIN)/python benchmarks/$$work.py; done
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
