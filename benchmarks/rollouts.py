@@ -4,7 +4,7 @@
     python benchmarks/rollouts.py --regimes short --threads 1 --dtype bfloat16
 
 mixed: prompts of 20 to 400 tokens (log-normal), short: of 30 to 80, all answers equally long; varied: mixed prompts and
-answers of 8 to 256 tokens, whose ends nobody knows beforehand. Lengths are forced on either side, so that all write the
+answers of 8 to 128 tokens, whose ends nobody knows beforehand. Lengths are forced on either side, so that all write the
 same tokens; in float32 they are compared to the last one. generate decodes batches sorted by length with padding on the
 left and its dynamic cache. Every side is a process of its own, and they take rounds in turn, as in `fair`.
 """
@@ -60,7 +60,7 @@ def work_of(args: argparse.Namespace) -> Work:
     prompts = [draw.integers(len(SPECIAL), n_words, length).tolist() for length in asked]
     lengths = [args.new_tokens] * n * args.answers
     if args.regime == "varied":
-        lengths = lognormal(64, 0.7, 8, 256, n * args.answers)
+        lengths = lognormal(48, 0.7, 8, 128, n * args.answers)
     return Work([prompt for prompt in prompts for _ in range(args.answers)], lengths)
 
 

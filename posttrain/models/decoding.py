@@ -257,10 +257,21 @@ def _promising(policy: "Policy") -> bool:
 
 
 def _tested(policy: "Policy") -> int:
-    """Continues two prompts with given answers, more of them than slots, and compares the log-probabilities of their
-    tokens with those of whole texts."""
+    """How long a text the probe's answers may belong to; 0 where they are others than those of whole texts."""
     dtype, policy.dtype = policy.dtype, "float32"
     trees = probe(n_rows(policy.model), policy.context)
+    try:
+        truth = policy.tried(trees, "logits")
+        return min(_continued(policy, trees, truth, shared) for shared in (True, False))
+    except FAILURES:
+        return 0
+    finally:
+        policy.dtype = dtype
+
+
+def _continued(policy: "Policy", trees: Sequence[Tree], truth: Tensor, shared: bool) -> int:
+    """Continues prompts with given answers, more of them than slots, each prompt read once or once an answer, and compares
+    the log-probabilities of all tokens. Returns the narrowest window of a layer, 0 where they differ."""
     order = [(t, b) for _, t, b in answer_order(trees)]
     given = [trees[t].branches[b].tokens for t, b in order]
     prompts = [Asked(tree.prompt) for tree in trees]
@@ -268,19 +279,15 @@ def _tested(policy: "Policy") -> int:
 
     def follow(logits: Tensor, answers: Sequence[Answer]) -> Tensor:
         tokens = torch.tensor([given[answer.row][len(answer.tokens)] for answer in answers], device=logits.device)
-        logps = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
-        for answer, logp in zip(answers, logps, strict=True):
+        for answer, logp in zip(answers, logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0], strict=True):
             found[answer.row].append(logp)
         return tokens
 
     flight = Flight(policy, follow, frozenset(), most=3)
-    try:
-        truth = policy.tried(trees, "logits")
-        with policy.precision(), policy.answering():
-            flight.run(Answer(row, prompts[t], len(given[row])) for row, (t, _) in enumerate(order))
-        exact = (torch.stack([logp for logps in found for logp in logps]) - truth).abs().max() < TOLERANCE
-        return flight.cache.narrowest if exact else 0
-    except FAILURES:
-        return 0
-    finally:
-        policy.dtype = dtype
+    with policy.precision(), policy.answering():
+        flight.run(
+            Answer(row, prompts[t] if shared else Asked(trees[t].prompt), len(given[row]))
+            for row, (t, _) in enumerate(order)
+        )
+    error = (torch.stack([logp for logps in found for logp in logps]) - truth).abs().max()
+    return flight.cache.narrowest if error < TOLERANCE else 0
