@@ -25,6 +25,8 @@ SETTINGS = {  # name -> attention, rows at once, weights in the precision that i
     "eager": ("eager", 32, False),
     "sdpa-64": ("sdpa", 64, False),
     "eager-64": ("eager", 64, False),
+    "sdpa-128": ("sdpa", 128, False),
+    "eager-128": ("eager", 128, False),
     "sdpa-narrow": ("sdpa", 32, True),
     "eager-narrow": ("eager", 32, True),
 }
@@ -69,6 +71,7 @@ def model_of(args: argparse.Namespace) -> Any:
     from workload import causal_lm
 
     model = causal_lm(args).eval()
+    model.generation_config.eos_token_id = None  # nothing but its length ends an answer
     with torch.no_grad():
         for weight in model.model.layers.parameters():
             if weight.ndim == 2:
@@ -129,9 +132,7 @@ def generate_side(args: argparse.Namespace, work: Work) -> tuple[str, Callable[[
         made = model.generate(
             torch.tensor([[PAD] * (width - len(p)) + p for p in prompts]),
             attention_mask=torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
-            generation_config=GenerationConfig(
-                max_new_tokens=max(lengths), do_sample=False, pad_token_id=PAD, eos_token_id=None
-            ),
+            generation_config=GenerationConfig(max_new_tokens=max(lengths), do_sample=False, pad_token_id=PAD),
             stopping_criteria=[AtLength(lengths, width)],
         )
         return [row[width : width + length].tolist() for row, length in zip(made, lengths, strict=True)]

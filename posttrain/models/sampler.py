@@ -49,7 +49,7 @@ class TransformersSampler:
 
     policy: Policy
     stop_ids: frozenset[int]
-    batch: int = 64
+    batch: int = 128
     watch: Callable[[int], None] = field(default=lambda done: None)
 
     @torch.no_grad()
