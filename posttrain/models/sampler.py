@@ -1,7 +1,8 @@
 """Sampling: prompts in, answers out. One protocol; the engine here is any transformers model.
 
-Rows of like length decode together, the finished ones leave the batch, and each row draws from a generator of its own,
-so that what is drawn for a prompt does not depend on its neighbours.
+Answers fly together (`decoding`) where a self-test finds that exact; elsewhere padded rows of like length decode together
+and the finished ones leave. Each answer draws from a generator of its own, so that what is drawn for a prompt does not
+depend on its neighbours.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,7 +50,7 @@ class TransformersSampler:
 
     policy: Policy
     stop_ids: frozenset[int]
-    batch: int = 128
+    batch: int = 64
     watch: Callable[[int], None] = field(default=lambda done: None)
 
     @torch.no_grad()
