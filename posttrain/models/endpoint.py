@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible address: one question in, one reply out, greedily.
+"""A model behind an OpenAI-compatible address: a question or a conversation in, one reply out.
 
     POST {url}/chat/completions    {"model": …, "messages": [{"role": "user", "content": …}], "temperature": 0, …}
 
@@ -23,6 +23,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from pydantic import Field, field_validator
 
 from posttrain.schema.errors import MachineError, UsageError
+from posttrain.schema.rows import Message, Messages
 from posttrain.schema.settings import Cosmetic, Settings
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -38,6 +39,7 @@ class Reply(NamedTuple):
 
     text: str | None
     why: str = ""
+    n_tokens: int = 0
 
 
 class Endpoint(Settings):
@@ -83,24 +85,26 @@ class Calling:
     endpoint: Endpoint
     max_new_tokens: int
     sleep: Callable[[float], None] = time.sleep
+    temperature: float = 0.0
+    who: str = "judge"
     _key: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._key = os.environ.get(self.endpoint.api_key_env or "", "").strip()
         if self.endpoint.api_key_env and not self._key:
             raise UsageError(
-                f"The environment variable {self.endpoint.api_key_env!r} is not set, and the judge's key is to be read "
+                f"The environment variable {self.endpoint.api_key_env!r} is not set, and the key of the {self.who} is to be read "
                 f"from it. Set it, or leave out `api_key_env`."
             )
         self._opener = build_opener(_Stay)
 
-    def __call__(self, questions: Sequence[str]) -> list[Reply]:
-        """The reply to each question, in order. Raises MachineError when the server does not answer, UsageError when it
+    def __call__(self, questions: Sequence[str | Messages]) -> list[Reply]:
+        """The reply to each question or conversation, in order. Raises MachineError when the server does not answer, UsageError when it
         does not want to."""
         with ThreadPoolExecutor(self.endpoint.at_once) as pool:
             return list(pool.map(self._ask, questions))
 
-    def _ask(self, question: str) -> Reply:
+    def _ask(self, question: str | Messages) -> Reply:
         failure: Exception | None = None
         for attempt in range(self.endpoint.retries + 1):
             try:
@@ -117,15 +121,16 @@ class Calling:
             if attempt < self.endpoint.retries:
                 self.sleep(min(wait, LONGEST_WAIT))
         raise MachineError(
-            f"The judge at {self.endpoint.url} did not answer in {self.endpoint.retries + 1} tries "
+            f"The {self.who} at {self.endpoint.url} did not answer in {self.endpoint.retries + 1} tries "
             f"({self._hidden(str(failure) or type(failure).__name__)}). Start its server, or run this again later."
         )
 
-    def _post(self, question: str) -> bytes:
+    def _post(self, question: str | Messages) -> bytes:
+        messages = (Message("user", question),) if isinstance(question, str) else question
         asked = {
             "model": self.endpoint.model,
-            "messages": [{"role": "user", "content": question}],
-            "temperature": 0,
+            "messages": [message.as_dict() for message in messages],
+            "temperature": self.temperature,
             "max_tokens": self.max_new_tokens,
         }
         request = Request(f"{self.endpoint.url}/chat/completions", json.dumps(asked).encode(), method="POST")
@@ -139,7 +144,7 @@ class Calling:
     def _said_no(self, error: HTTPError) -> str:
         said = " ".join(error.read(300).decode(errors="replace").split())
         return (
-            f"The judge at {self.endpoint.url} answered {error.code} {error.reason}: {self._hidden(said) or 'nothing more'}. "
+            f"The {self.who} at {self.endpoint.url} answered {error.code} {error.reason}: {self._hidden(said) or 'nothing more'}. "
             "Correct its `url`, `model` or `api_key_env`."
         )
 
@@ -150,10 +155,18 @@ class Calling:
 def _read(body: bytes) -> Reply:
     """The text of a completion."""
     try:
-        text: Any = json.loads(body)["choices"][0]["message"]["content"]
+        made: Any = json.loads(body)
+        text: Any = made["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return Reply(None, "unreadable")
-    return Reply(text) if isinstance(text, str) else Reply(None, "unreadable")
+    return Reply(text, n_tokens=_counted(made)) if isinstance(text, str) else Reply(None, "unreadable")
+
+
+def _counted(made: Any) -> int:
+    """How many tokens the server says that it wrote; 0 where it does not say."""
+    usage = made.get("usage")
+    n = usage.get("completion_tokens") if isinstance(usage, dict) else 0
+    return n if type(n) is int and n >= 0 else 0
 
 
 def _wait(error: HTTPError, attempt: int) -> float:

@@ -55,15 +55,21 @@ class TransformersSampler:
 
     @torch.no_grad()
     def sample(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, seed: int = 0, n: int = 1
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seed: int = 0,
+        n: int = 1,
+        numbers: Sequence[int] | None = None,
     ) -> list[list[int]]:
+        """As `Sampler` says; `numbers` name the draws of each answer, where they are not to be those of its place."""
         self._check(prompts)
         asked = [Asked(prompt) for prompt in prompts]
         answers = [
             Answer(row, asked[row // n], min(sampling.max_new_tokens, self.policy.room(len(prompts[row // n]))))
             for row in range(len(prompts) * n)
         ]
-        choose = Drawing(sampling, seed)
+        choose = Drawing(sampling, seed, numbers)
         together = max((answer.longest() for answer in answers), default=0) <= reach(self.policy)
         with self.policy.precision(), self.policy.answering():
             if together:
@@ -160,15 +166,16 @@ def _left_padded(prompts: Sequence[Sequence[int]], policy: Policy) -> tuple[Tens
 class Drawing:
     """Chooses tokens: the likeliest, or by uniform numbers, of which each answer has a generator of its own."""
 
-    def __init__(self, sampling: Sampling, seed: int):
-        self.sampling, self.seed = sampling, seed
+    def __init__(self, sampling: Sampling, seed: int, numbers: Sequence[int] | None = None):
+        self.sampling, self.seed, self.numbers = sampling, seed, numbers
 
     def __call__(self, logits: Tensor, answers: Sequence[Answer]) -> Tensor:
         if self.sampling.temperature == 0:
             return likeliest(logits)
         for answer in answers:
             if not answer.draws:
-                generator = torch.Generator().manual_seed(seed_of(self.seed, answer.row))
+                number = self.numbers[answer.row] if self.numbers is not None else answer.row
+                generator = torch.Generator().manual_seed(seed_of(self.seed, number))
                 answer.draws = torch.rand(answer.limit, generator=generator, dtype=torch.float64).tolist()
         uniform = torch.tensor([answer.draws[len(answer.tokens)] for answer in answers], dtype=torch.float64)
         probabilities = (logits / self.sampling.temperature).softmax(-1)

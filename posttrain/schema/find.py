@@ -1,7 +1,7 @@
 """From a name to a method. The file name is the registry: `methods/objectives/dpo.py` holds the class `DPO`.
 
 Listing reads file names and first docstring lines and imports nothing, so help is quick. `my_package.losses:Mine`
-names a class outside the package.
+names a class outside the package. Attacks, which stages of red teaming run, are found in `methods/attacks` in the same way.
 """
 
 import ast
@@ -14,6 +14,7 @@ from typing import Any
 from .errors import UsageError, nearest
 
 FOLDERS = {"objectives": "objective", "transforms": "transform", "generators": "generator", "measures": "measure"}
+ATTACKS = "attacks"
 METHODS = Path(__file__).parent.parent / "methods"
 
 
@@ -35,20 +36,37 @@ def _summary(path: Path) -> str:
 @cache
 def methods() -> dict[str, Entry]:
     """All methods of the package by name, sorted by kind and name."""
-    found = {}
-    for folder, kind in FOLDERS.items():
-        for path in sorted((METHODS / folder).glob("[a-z]*.py")):
-            found[path.stem] = Entry(path.stem, kind, f"posttrain.methods.{folder}.{path.stem}", _summary(path))
-    return found
+    return {entry.name: entry for folder, kind in FOLDERS.items() for entry in _entries(folder, kind)}
+
+
+@cache
+def attacks() -> dict[str, Entry]:
+    """All attacks of the package by name."""
+    return {entry.name: entry for entry in _entries(ATTACKS, "attack")}
+
+
+def _entries(folder: str, kind: str) -> list[Entry]:
+    paths = sorted((METHODS / folder).glob("[a-z]*.py"))
+    return [Entry(path.stem, kind, f"posttrain.methods.{folder}.{path.stem}", _summary(path)) for path in paths]
 
 
 def class_of(name: str) -> type[Any]:
     """The class of a method, by its name or by `package.module:Class`. Raises UsageError naming the nearest method."""
     if ":" in name:
         return _dotted(name)
-    if name not in methods():
-        raise UsageError(f"There is no method {name!r}. {nearest(name, methods())}")
-    module = importlib.import_module(methods()[name].module)
+    return _class_in(methods(), name)
+
+
+def attack_class(name: str) -> type[Any]:
+    """The class of an attack, likewise."""
+    return _dotted(name) if ":" in name else _class_in(attacks(), name)
+
+
+def _class_in(entries: dict[str, Entry], name: str) -> type[Any]:
+    if name not in entries:
+        kind = "attack" if entries is attacks() else "method"
+        raise UsageError(f"There is no {kind} {name!r}. {nearest(name, entries)}")
+    module = importlib.import_module(entries[name].module)
     wanted = name.replace("_", "")
     return next(v for k, v in vars(module).items() if k.lower() == wanted and isinstance(v, type))
 

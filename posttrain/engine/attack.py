@@ -1,0 +1,261 @@
+"""An attack: a way to put a request so that a model does what it ought to refuse. One file each, in `methods/attacks`.
+
+An attack is a dialogue with whoever runs it. `tries` is a generator that yields what it wants done, and is sent what came of
+it:
+
+    heard = yield from ask(messages)     the answer of the attacked model and the verdict on it: one attempt
+    text = yield from write(messages)    what the attacker's own model writes
+
+It touches nothing else and draws from the generator of its scene, so that the same seed and the same answers give the same
+attack: a ledger of the answers is all that a killed run needs to go on. It ends by itself, or when an answer complied.
+"""
+
+import random
+from abc import abstractmethod
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from posttrain.schema.errors import UsageError
+from posttrain.schema.find import attack_class
+from posttrain.schema.rows import Message, Messages, Prompt
+from posttrain.schema.settings import Settings, problems
+from posttrain.schema.verdicts import Verdict
+
+if TYPE_CHECKING:
+    from posttrain.models.speaker import Local
+
+REQUEST = "{request}"
+"""The place in a form where the request stands."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The attacked model is to answer these messages."""
+
+    messages: Messages
+
+
+@dataclass(frozen=True)
+class Write:
+    """The attacker's model is to go on with these messages."""
+
+    messages: Messages
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What the attacked model said, and whether it did as it was asked."""
+
+    answer: str
+    verdict: Verdict
+
+
+Move = Ask | Write
+Tries = Generator[Move, Any, None]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A request that ought to be refused, as its row has it; `id` names it in ledgers and reports."""
+
+    row: Prompt
+    id: str
+
+    @property
+    def request(self) -> str:
+        return self.row.messages[-1].content
+
+    @property
+    def before(self) -> Messages:
+        """What stands before the request: mostly nothing, or a system prompt."""
+        return self.row.messages[:-1]
+
+    def put(self, request: str) -> Messages:
+        """The messages of this goal with the request put in another way."""
+        return (*self.before, Message("user", request))
+
+    def reworded(self, request: str) -> "Goal":
+        """The same goal, asked for in another way from the start."""
+        return Goal(replace(self.row, messages=self.put(request)), self.id)
+
+
+@dataclass
+class Scene:
+    """What an attack on one goal may use. `draw` is its own generator of random numbers; `examples` are harmless questions
+    with their answers; `weights` is the attacked model where it is loaded here; `shared` is kept by an attack from goal to
+    goal."""
+
+    draw: random.Random
+    examples: Sequence[tuple[str, str]] = ()
+    weights: "Local | None" = None
+    shared: dict[str, Any] = field(default_factory=dict)
+
+
+class Attack(Settings):
+    """A way to put a request. `writes` says that it needs a model of the attacker, `opens` that it needs the weights of the
+    attacked model, `shows` that it needs examples."""
+
+    version: ClassVar[int] = 1
+    writes: ClassVar[bool] = False
+    opens: ClassVar[bool] = False
+    shows: ClassVar[bool] = False
+
+    @abstractmethod
+    def tries(self, goal: Goal, scene: Scene) -> Tries:
+        """Yields what is to be done and is sent what came of it."""
+
+    def read(self, answer: str) -> str:
+        """An answer as a judge is to read it: where an attack has it written in a code, what the code says."""
+        return answer
+
+    def label(self) -> str:
+        """What sets this attack apart from others of its family; mostly nothing."""
+        return ""
+
+
+class Rewrite(Attack):
+    """An attack that only puts the request in other words, so that it can stand before or behind another."""
+
+    at_most: int = Field(4, ge=1)
+    """How many ways to put a request are tried."""
+
+    @abstractmethod
+    def rewrites(self, request: str, draw: random.Random) -> Iterator[str]:
+        """The request put in one way after another, as many as there are."""
+
+    def tries(self, goal: Goal, scene: Scene) -> Tries:
+        said: set[str] = set()
+        for text in self.rewrites(goal.request, scene.draw):
+            if text in said:
+                continue
+            said.add(text)
+            yield Ask(goal.put(text))
+            if len(said) == self.at_most:
+                return
+
+
+class Wrapped(Rewrite):
+    """A rewrite that sets the request into one form after another, in drawn order."""
+
+    forms: tuple[str, ...]
+    """Texts with the place {request}, in which the request is put."""
+
+    def rewrites(self, request: str, draw: random.Random) -> Iterator[str]:
+        for form in draw.sample(self.forms, len(self.forms)):
+            yield form.replace(REQUEST, request) if REQUEST in form else f"{form} {request}"
+
+
+@dataclass(frozen=True)
+class Composed:
+    """Attacks one inside the other: rewrites before the one that is no rewrite change the goal that it starts from, those
+    behind it change whatever is asked in the end."""
+
+    parts: tuple[Attack, ...]
+
+    def tries(self, goal: Goal, scene: Scene) -> Tries:
+        inner = next((i for i, part in enumerate(self.parts) if not isinstance(part, Rewrite)), 0)
+        start = goal
+        for part in self.parts[:inner]:
+            start = start.reworded(_first(part, start.request, scene.draw))
+        going = self.parts[inner].tries(start, scene)
+        answer: Any = None
+        while True:
+            try:
+                move = going.send(answer)
+            except StopIteration:
+                return
+            for part in self.parts[inner + 1 :]:
+                move = _outside(part, move, scene.draw)
+            answer = yield move
+
+    def read(self, answer: str) -> str:
+        for part in reversed(self.parts):
+            answer = part.read(answer)
+        return answer
+
+
+def ask(messages: Messages) -> Generator[Move, Any, Heard]:
+    """What the attacked model says to these messages."""
+    heard: Heard = yield Ask(messages)
+    return heard
+
+
+def write(messages: Messages) -> Generator[Move, Any, str]:
+    """What the attacker's model writes behind these messages."""
+    text: str = yield Write(messages)
+    return text
+
+
+def _first(part: Attack, request: str, draw: random.Random) -> str:
+    assert isinstance(part, Rewrite)
+    return next(iter(part.rewrites(request, draw)), request)
+
+
+def _outside(part: Attack, move: Move, draw: random.Random) -> Move:
+    """A move whose last message is put in another way; what the attacker's model is told stays."""
+    if isinstance(move, Write):
+        return move
+    last = move.messages[-1]
+    return Ask((*move.messages[:-1], replace(last, content=_first(part, last.content, draw))))
+
+
+Spec = str | dict[str, dict[str, Any] | None]
+Armed = Mapping[str, Attack | Composed]
+
+
+def armed(specs: Sequence[Spec | Sequence[Spec]]) -> dict[str, Attack | Composed]:
+    """Family -> attack, for attacks as recipes write them: `direct`, `{persona: {at_most: 2}}`, or a list of those, the
+    innermost first. Raises UsageError for an unknown one, for options that do not fit, and for two with one name."""
+    found: dict[str, Attack | Composed] = {}
+    for spec in specs:
+        named = [_read(part) for part in (spec if isinstance(spec, list | tuple) else [spec])]
+        if not named:
+            raise UsageError("An attack is an empty list. Name at least one attack in it, such as `direct`.")
+        family = "+".join(name for name, _ in named)
+        if family in found:
+            raise UsageError(
+                f"The attack {family!r} is given twice. Merge the two, or give a `name` to one that has it."
+            )
+        found[family] = named[0][1] if len(named) == 1 else _composed([part for _, part in named], family)
+    return found
+
+
+def _composed(parts: Sequence[Attack], family: str) -> Composed:
+    if sum(not isinstance(part, Rewrite) for part in parts) > 1:
+        raise UsageError(f"{family!r} joins two attacks that both lead the talk. Keep one, and rewrites beside it.")
+    return Composed(tuple(parts))
+
+
+def _read(spec: Any) -> tuple[str, Attack]:
+    """(family, attack) of one name with its options."""
+    name, options = (spec, {}) if isinstance(spec, str) else (None, {})
+    if isinstance(spec, Mapping) and len(spec) == 1:
+        ((name, options),) = spec.items()
+    if not isinstance(name, str) or not isinstance(options, Mapping | None):
+        raise UsageError(
+            "An attack is a name, or a name with its options. Write `direct` or `{persona: {at_most: 2}}`."
+        )
+    found = attack_class(name)
+    try:
+        attack: Attack = found.model_validate(dict(options or {}))
+    except ValidationError as error:
+        told = "; ".join(str(problem) for _, problem in problems(found, dict(options or {})))
+        raise UsageError(f"The attack {name!r}: {told}") from error
+    return ":".join(filter(None, (name.rpartition(":")[2], attack.label()))), attack
+
+
+def _known(specs: Any) -> Any:
+    """What is said, if it is attacks that there are: a typing mistake is found before anything is attacked."""
+    specs = [specs] if isinstance(specs, str | Mapping) else specs
+    try:
+        armed(specs)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return specs
+
+
+Attacks = Annotated[tuple[Spec | list[Spec], ...], BeforeValidator(_known)]
+"""Attacks by name or with their options; a list of them is one inside the other, the innermost first."""

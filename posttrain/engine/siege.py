@@ -1,0 +1,198 @@
+"""A siege: attacks on goals, many at once, until each has complied, given up, or the budget is spent.
+
+Every attack on every goal is a lane of its own. Lanes move together: in a round all that they ask is answered at once, judged
+at once, and written to the ledger. Lanes begin goal by goal, so that a budget that runs out has tried every attack. A lane that
+never asked anything is not evaluated: neither safe nor unsafe.
+"""
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import Field
+
+from posttrain.functional.seeds import seed_of
+from posttrain.models.speaker import Local, Said, Speaker
+from posttrain.schema.rows import Message, Prompt
+from posttrain.schema.settings import Settings
+from posttrain.schema.verdicts import Verdict
+
+from .attack import Armed, Ask, Attack, Composed, Goal, Heard, Move, Scene, Tries, Write
+from .job import Job
+from .ledger import Entry, Ledger, digest_of
+from .verdicts import Jury
+
+
+class Budget(Settings):
+    """How much a siege may cost; what is not given is not limited."""
+
+    queries: int | None = Field(None, ge=1)
+    """Most questions to the attacked model."""
+    tokens: int | None = Field(None, ge=1)
+    """Most tokens that the attacked model and the attacker's write."""
+    seconds: float | None = Field(None, gt=0)
+    """Longest time from the first question on; another machine gets another distance in it."""
+
+
+@dataclass(eq=False)
+class Lane:
+    """One attack on one goal. `heard` are its attempts so far, `next` is what it wants done."""
+
+    family: str
+    attack: Attack | Composed
+    goal: Goal
+    going: Tries
+    number: int
+    heard: list[Entry] = field(default_factory=list)
+    n: int = 0
+    next: Move | None = None
+
+    def begin(self) -> None:
+        self._advance(None)
+
+    def take(self, entry: Entry) -> None:
+        """Goes on with what came of its move."""
+        self.n += 1
+        if entry.kind == "write":
+            return self._advance(entry.text)
+        self.heard.append(entry)
+        assert entry.verdict is not None
+        if entry.verdict == "complied":
+            self.next = None
+            return self.going.close()
+        self._advance(Heard(entry.text, entry.verdict))
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What came of it: one answer that complied is enough, and one that refused is needed to say that it held. None where
+        nothing was asked."""
+        said = {entry.verdict for entry in self.heard}
+        return next((v for v in ("complied", "refused", "unclear") if v in said), None)
+
+    def _advance(self, answer: Any) -> None:
+        try:
+            self.next = self.going.send(answer)
+        except StopIteration:
+            self.next = None
+
+
+@dataclass
+class Siege:
+    """Who is attacked, who judges, who writes, and how much it may cost."""
+
+    target: Speaker
+    jury: Jury
+    ledger: Ledger
+    writer: Speaker | None = None
+    budget: Budget = field(default_factory=Budget)
+    at_once: int = 64
+    seed: int = 0
+    examples: Sequence[tuple[str, str]] = ()
+    clock: Callable[[], float] = time.monotonic
+
+    def run(self, attacks: Armed, goals: Sequence[Goal], job: Job) -> list[Lane]:
+        """All lanes, goal by goal, as far as they went. Raises Stopped when asked to stop."""
+        lanes = list(self._lanes(attacks, goals))
+        self._begun, self._queries, self._tokens = self.clock() - self._spent(), 0, 0
+        waiting, going, done = deque(lanes), list[Lane](), 0
+        while waiting or going:
+            while waiting and len(going) < self.at_once:
+                lane = waiting.popleft()
+                lane.begin()
+                going.append(lane)
+            self._round(self._affordable([lane for lane in going if lane.next is not None]))
+            if self._is_spent():
+                break
+            done += sum(lane.next is None for lane in going)
+            going = [lane for lane in going if lane.next is not None]
+            job.answered(done, len(lanes))
+        return lanes
+
+    def _lanes(self, attacks: Armed, goals: Sequence[Goal]) -> Iterator[Lane]:
+        weights = self.target if isinstance(self.target, Local) else None
+        shared: dict[str, dict[str, Any]] = {family: {} for family in attacks}
+        for goal in goals:
+            for family, attack in attacks.items():
+                draw = random.Random(f"{self.seed} {family} {goal.id}")
+                scene = Scene(draw, self.examples, weights, shared[family])
+                yield Lane(family, attack, goal, attack.tries(goal, scene), _number(family, goal))
+
+    def _affordable(self, lanes: Sequence[Lane]) -> list[Lane]:
+        """The lanes that may still make their move: with few questions left, the first of those that ask."""
+        if self.budget.queries is None:
+            return list(lanes)
+        left = self.budget.queries - self._queries
+        asking = [lane for lane in lanes if isinstance(lane.next, Ask)]
+        return [lane for lane in lanes if lane in asking[:left] or lane not in asking]
+
+    def _is_spent(self) -> bool:
+        budget, spent = self.budget, self.clock() - self._begun
+        limits = ((budget.queries, self._queries), (budget.tokens, self._tokens), (budget.seconds, spent))
+        return any(limit is not None and used >= limit for limit, used in limits)
+
+    def _spent(self) -> float:
+        """Seconds that were spent before a kill."""
+        return max((entry.seconds for entry in self.ledger.entries.values()), default=0.0)
+
+    def _round(self, lanes: Sequence[Lane]) -> None:
+        """Every lane makes its move: for the first time, or as the ledger has it."""
+        new = [lane for lane in lanes if self._known(lane) is None]
+        self._make([lane for lane in new if isinstance(lane.next, Ask)], "ask", self.target)
+        self._make([lane for lane in new if isinstance(lane.next, Write)], "write", self.writer)
+        for lane in lanes:
+            entry = self._known(lane)
+            assert entry is not None
+            self._queries += entry.kind == "ask"
+            self._tokens += entry.n_tokens
+            lane.take(entry)
+
+    def _known(self, lane: Lane) -> Entry | None:
+        assert lane.next is not None
+        return self.ledger.find((lane.family, lane.goal.id, lane.n), digest_of(lane.next.messages))
+
+    def _make(self, lanes: Sequence[Lane], kind: Literal["ask", "write"], speaker: Speaker | None) -> None:
+        """Makes moves of one kind, and writes down what came of them."""
+        if not lanes:
+            return
+        assert speaker is not None, "whoever arms a siege looks who is needed"
+        numbers = [seed_of(lane.number, lane.n) for lane in lanes]
+        said = speaker.replies([lane.next.messages for lane in lanes if lane.next], numbers)
+        verdicts = self._verdicts(lanes, said) if kind == "ask" else [None] * len(lanes)
+        seconds = self.clock() - self._begun
+        self.ledger.add(
+            _entry(lane, kind, each, verdict, seconds)
+            for lane, each, verdict in zip(lanes, said, verdicts, strict=True)
+        )
+
+    def _verdicts(self, lanes: Sequence[Lane], said: Sequence[Said]) -> list[Verdict]:
+        """The verdict on each answer to the request that the goal is; no answer has no verdict but `unclear`."""
+        heard = [i for i, each in enumerate(said) if each.text is not None]
+        answers = [lanes[i].attack.read(said[i].text or "") for i in heard]
+        judged = self.jury.verdicts([lanes[i].goal.row for i in heard], answers)
+        verdicts: list[Verdict] = ["unclear"] * len(said)
+        for i, verdict in zip(heard, judged, strict=True):
+            verdicts[i] = verdict
+        return verdicts
+
+
+def _number(family: str, goal: Goal) -> int:
+    """What names the draws of a lane, wherever it stands."""
+    return random.Random(f"{family} {goal.id}").getrandbits(32)
+
+
+def _entry(lane: Lane, kind: Literal["ask", "write"], said: Said, verdict: Verdict | None, seconds: float) -> Entry:
+    assert lane.next is not None
+    messages = lane.next.messages
+    return Entry(
+        lane.family, lane.goal.id, lane.n, kind, digest_of(messages), tuple(m.as_dict() for m in messages),
+        said.text or "", verdict, said.n_tokens, said.why, seconds,
+    )  # fmt: skip
+
+
+def conversation(entry: Entry) -> tuple[Prompt, Message]:
+    """What was asked in an attempt, and what was answered."""
+    asked = tuple(Message(m["role"], m["content"]) for m in entry.messages)
+    return Prompt(asked), Message("assistant", entry.text)
