@@ -71,7 +71,8 @@ class ChatFormat:
             if before[: len(ids)] != ids:
                 yield Tokens(tuple(ids), tuple(trained))
                 ids, trained = [], []
-            trained += [False] * (len(before) - len(ids)) + [True] * len(said)
+            given = self._given(said, message)
+            trained += [False] * (len(before) - len(ids) + given) + [True] * (len(said) - given)
             ids = before + said
         if ids:
             yield Tokens(tuple(ids), tuple(trained))
@@ -112,6 +113,12 @@ class ChatFormat:
         asked = encode(self.tokenizer, prompt)
         after = self._continued(asked, prompt, self._end.cut(said))
         return asked, after + self._missing_end(after, message)
+
+    def _given(self, said: list[int], message: Message) -> int:
+        """How many of a turn's tokens are given: the most that say nothing but its given words. A token of half a character
+        says nothing yet."""
+        whole = (n for n in range(1, len(said) + 1) if message.given.startswith(self._decoded(said[:n]).lstrip()))
+        return max(whole, default=0) if message.given else 0
 
     def _continued(self, before: list[int], text: str, piece: str) -> list[int]:
         """The tokens of `piece` behind `text`, whose tokens are `before` and stay as they are."""

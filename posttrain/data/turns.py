@@ -115,7 +115,15 @@ def _spoken(turn: Mapping[str, Any], role: str, name: str, what: str) -> Message
         return results
     keys = ("tool_call_id", "name") if role == "tool" else ()
     of_tool = {key: text_of(turn[key], f"the {key} of {what}") for key in keys if turn.get(key) is not None}
-    return (*results, Message(role, said, reasoning, calls, trained=_trained(turn, role, what), **of_tool))
+    given = text_of(turn["given"], f"the given words of {what}") if turn.get("given") else ""
+    if not said.startswith(given):
+        raise NotReadable(
+            f"{what} does not begin with its `given` words {shown(given)}: let its content begin with them"
+        )
+    return (
+        *results,
+        Message(role, said, reasoning, calls, trained=_trained(turn, role, what), given=given, **of_tool),
+    )
 
 
 def _either(turn: Mapping[str, Any], name: str, other: str) -> Any:

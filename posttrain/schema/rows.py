@@ -42,7 +42,8 @@ class Message:
 
     `reasoning` is what the assistant thought before the answer, where that stands in a field of its own; `tool_calls`
     are learnt as part of the answer, so a template that leaves them out cannot be used for the row. `tool_call_id` and
-    `name` say which call a tool answers. `trained` overrules what is learnt by default.
+    `name` say which call a tool answers. `trained` overrules what is learnt by default. `given` is how the content begins where
+    that is not learnt either: the turn learns to go on from words that another put into its mouth.
     """
 
     role: str
@@ -52,6 +53,7 @@ class Message:
     tool_call_id: str = ""
     name: str = ""
     trained: bool | None = None
+    given: str = ""
 
     @property
     def is_trained(self) -> bool:
@@ -93,23 +95,26 @@ class Conversation:
 @dataclass(frozen=True, slots=True)
 class Pair:
     """`prompt` ends with the user; both answers continue it. `margin` is by how much the chosen one is better, where
-    that is known."""
+    that is known. `probability` is how likely it is better, where a judge is not sure."""
 
     prompt: Messages
     chosen: Messages
     rejected: Messages
     margin: float | None = None
     tools: Tools = ()
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """Answers to one prompt, best first; equal grades are equally good."""
+    """Answers to one prompt, best first; equal grades are equally good. Of two answers `probability` is how likely the
+    first is better, where a judge is not sure."""
 
     prompt: Messages
     answers: tuple[Messages, ...]
     grades: tuple[float, ...]
     tools: Tools = ()
+    probability: float | None = None
 
     def pairs(self) -> tuple[Pair, ...]:
         """All pairs of which one is better."""

@@ -1,6 +1,7 @@
 """Masks and prompts under templates of several families, with tiny tokenizers: what is learnt is what is sampled."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -314,3 +315,20 @@ def test_a_real_tokenizer_without_template(shared: Callable[[str], Path]) -> Non
     tokens = _one(form, CHAT)
     assert [run.strip() for run in _learnt(tokenizer, tokens)] == ["hello\nfriend</s>", "good bye</s>"]
     assert tuple(form.ask(Prompt(TURNS[:3]))) == tokens.ids[: len(form.ask(Prompt(TURNS[:3])))]
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("given", ["hel", "hello", "hello\nfriend", "é is", "x"])
+def test_words_that_are_given_are_not_learnt_and_the_rest_of_the_turn_is(name: str, given: str) -> None:
+    form = ChatFormat(_bytes(EXACT[name]))
+    told = Message("assistant", "é is no answer" if given == "é is" else "hello\nfriend")
+    if not told.content.startswith(given):
+        given = ""
+    whole = list(form.conversations(Conversation((TURNS[0], told))))[0]
+    part = list(form.conversations(Conversation((TURNS[0], replace(told, given=given)))))[0]
+    left = [id for id, learnt in zip(part.ids, part.trained, strict=True) if learnt]
+    all_of_it = [id for id, learnt in zip(whole.ids, whole.trained, strict=True) if learnt]
+    assert part.ids == whole.ids and all_of_it[len(all_of_it) - len(left) :] == left
+    n_given = len(all_of_it) - len(left)
+    said = [form.tokenizer.decode(all_of_it[:n], skip_special_tokens=False).lstrip() for n in (n_given, n_given + 1)]
+    assert given.startswith(said[0]) and (not given or not given.startswith(said[1]))

@@ -168,6 +168,10 @@ SHAPES: dict[str, tuple[dict[str, Any], Row]] = {
         {"messages": [{**TURNS[0], "weight": 0}, {**TURNS[1], "weight": 0}, TURNS[0], {**TURNS[1], "weight": 1}]},
         Conversation((HI, Message("assistant", "hello", trained=False), HI, HELLO)),
     ),
+    "words that are given": (
+        {"messages": [TURNS[0], {**TURNS[1], "given": "hel"}]},
+        Conversation((HI, Message("assistant", "hello", given="hel"))),
+    ),
     "a chosen dialogue and a rejected answer": ({"messages": TURNS, "rejected_response": "go away"}, PAIR),
     "a chosen and a rejected dialogue": (
         {"messages": TURNS, "rejected_messages": [TURNS[0], {"role": "assistant", "content": "go away"}]},
