@@ -50,7 +50,7 @@ class Assault(Settings):
     attacks: Attacks = ("direct",)
     """How they are put, as `[direct, {persona: {at_most: 2}}, [persona, base64]]`; a list in it is one inside the other."""
     judge: Deciding
-    """Who says whether an answer complied, as `{rule: refusal}`, `{classifier: NAME}` or `{ask: {model: NAME}}`."""
+    """Who says whether an answer complied, as `{rule: complied}`, `{classifier: NAME}` or `{ask: {model: NAME}}`."""
     target: Endpoint | None = None
     """A model behind an OpenAI-compatible address that is attacked in place of the stage's own."""
     attacker: Attacker | None = None
@@ -80,7 +80,10 @@ class Assault(Settings):
             seed=job.seed,
             examples=_examples(inputs),
         )
-        return siege.run(attacks, list({goal.id: goal for goal in goals}.values()), job), jury
+        lanes = siege.run(attacks, list({goal.id: goal for goal in goals}.values()), job)
+        for family, n in siege.unread().items():
+            job.note(f"{family}: nothing could be made of {n} replies of the attacker's model")
+        return lanes, jury
 
     def _check(self, attacks: Armed) -> None:
         parts = [
@@ -99,7 +102,7 @@ class Assault(Settings):
         )
         for part in parts:
             for need, is_lacking, cure in lacking:
-                if is_lacking and getattr(part, need):
+                if is_lacking and need in part.needs():
                     raise UsageError(f"The attack {type(part).__name__.lower()!r} {cure}")
 
     def _writer(self, inputs: Mapping[str, Any], seed: int) -> Speaker | None:

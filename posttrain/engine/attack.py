@@ -4,10 +4,12 @@ An attack is a dialogue with whoever runs it. `tries` is a generator that yields
 it:
 
     heard = yield from ask(messages)     the answer of the attacked model and the verdict on it: one attempt
+    heard = yield from lead(messages)    the same of a turn that only prepares the request: no attempt
     text = yield from write(messages)    what the attacker's own model writes
 
 It touches nothing else and draws from the generator of its scene, so that the same seed and the same answers give the same
-attack: a ledger of the answers is all that a killed run needs to go on. It ends by itself, or when an answer complied.
+attack: a ledger of the answers is all that a killed run needs to go on. It ends by itself, or when an answer complied, of
+which it is still told.
 """
 
 import random
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 REQUEST = "{request}"
 """The place in a form where the request stands."""
+UNREAD = "unread"
+"""Where the replies are counted that nothing could be made of."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,12 @@ class Ask:
     """The attacked model is to answer these messages."""
 
     messages: Messages
+
+
+@dataclass(frozen=True)
+class Lead(Ask):
+    """The same of a turn that only leads up to the request. Whether it is answered or refused is judged by itself; it is no
+    attempt, as what it asks for is harmless."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,10 @@ class Scene:
     weights: "Local | None" = None
     shared: dict[str, Any] = field(default_factory=dict)
 
+    def unread(self) -> None:
+        """Counts a reply of the attacker's model that nothing can be made of."""
+        self.shared[UNREAD] = self.shared.get(UNREAD, 0) + 1
+
 
 class Attack(Settings):
     """A way to put a request. `writes` says that it needs a model of the attacker, `opens` that it needs the weights of the
@@ -106,6 +120,10 @@ class Attack(Settings):
     @abstractmethod
     def tries(self, goal: Goal, scene: Scene) -> Tries:
         """Yields what is to be done and is sent what came of it."""
+
+    def needs(self) -> frozenset[str]:
+        """Which of `writes`, `opens` and `shows` hold of it as it is set."""
+        return frozenset(need for need in ("writes", "opens", "shows") if getattr(self, need))
 
     def read(self, answer: str) -> str:
         """An answer as a judge is to read it: where an attack has it written in a code, what the code says."""
@@ -151,7 +169,7 @@ class Wrapped(Rewrite):
 @dataclass(frozen=True)
 class Composed:
     """Attacks one inside the other: rewrites before the one that is no rewrite change the goal that it starts from, those
-    behind it change whatever is asked in the end."""
+    behind it change whatever is asked in the end. Turns that were put in another way stay so in the talk that follows."""
 
     parts: tuple[Attack, ...]
 
@@ -161,15 +179,28 @@ class Composed:
         for part in self.parts[:inner]:
             start = start.reworded(_first(part, start.request, scene.draw))
         going = self.parts[inner].tries(start, scene)
+        said: dict[str, str] = {}
         answer: Any = None
         while True:
             try:
                 move = going.send(answer)
             except StopIteration:
                 return
-            for part in self.parts[inner + 1 :]:
-                move = _outside(part, move, scene.draw)
-            answer = yield move
+            answer = yield move if isinstance(move, Write) else self._outside(inner, move, said, scene.draw)
+
+    def _outside(self, inner: int, move: Ask, said: dict[str, str], draw: random.Random) -> Ask:
+        """A move whose last question is put in another way; `said` is how those before it were put."""
+        last = max(i for i, message in enumerate(move.messages) if message.role == "user")
+        text = move.messages[last].content
+        put = text
+        for part in self.parts[inner + 1 :]:
+            put = _first(part, put, draw)
+        before = tuple(
+            replace(m, content=said.get(m.content, m.content)) if m.role == "user" else m for m in move.messages[:last]
+        )
+        said[text] = put
+        turn = replace(move.messages[last], content=put)
+        return replace(move, messages=(*before, turn, *move.messages[last + 1 :]))
 
     def read(self, answer: str) -> str:
         for part in reversed(self.parts):
@@ -183,6 +214,12 @@ def ask(messages: Messages) -> Generator[Move, Any, Heard]:
     return heard
 
 
+def lead(messages: Messages) -> Generator[Move, Any, Heard]:
+    """What it says to these, which only lead up to the request."""
+    heard: Heard = yield Lead(messages)
+    return heard
+
+
 def write(messages: Messages) -> Generator[Move, Any, str]:
     """What the attacker's model writes behind these messages."""
     text: str = yield Write(messages)
@@ -192,14 +229,6 @@ def write(messages: Messages) -> Generator[Move, Any, str]:
 def _first(part: Attack, request: str, draw: random.Random) -> str:
     assert isinstance(part, Rewrite)
     return next(iter(part.rewrites(request, draw)), request)
-
-
-def _outside(part: Attack, move: Move, draw: random.Random) -> Move:
-    """A move whose last message is put in another way; what the attacker's model is told stays."""
-    if isinstance(move, Write):
-        return move
-    last = move.messages[-1]
-    return Ask((*move.messages[:-1], replace(last, content=_first(part, last.content, draw))))
 
 
 Spec = str | dict[str, dict[str, Any] | None]
@@ -231,7 +260,8 @@ def _composed(parts: Sequence[Attack], family: str) -> Composed:
 
 def _read(spec: Any) -> tuple[str, Attack]:
     """(family, attack) of one name with its options."""
-    name, options = (spec, {}) if isinstance(spec, str) else (None, {})
+    name: Any = spec if isinstance(spec, str) else None
+    options: Any = {}
     if isinstance(spec, Mapping) and len(spec) == 1:
         ((name, options),) = spec.items()
     if not isinstance(name, str) or not isinstance(options, Mapping | None):

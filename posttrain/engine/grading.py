@@ -87,8 +87,10 @@ def short_name(said: Any) -> str:
 
 
 def asked(row: Prompt) -> dict[str, Any]:
-    """A row as graders get it: its own columns, and what was asked."""
-    return {"answer": row.answer, "task": row.task, "prompt": row.messages[-1].content, **row.columns}
+    """A row as graders get it: its own columns, what was asked, and as `system` what the model was told before, if it was."""
+    system = "\n".join(message.content for message in row.messages if message.role == "system")
+    told = {"system": system} if system else {}
+    return {"answer": row.answer, "task": row.task, "prompt": row.messages[-1].content, **told, **row.columns}
 
 
 def known(said: Any) -> Any:

@@ -1,6 +1,6 @@
 """The ledger of a siege: every answer that was heard, line by line, so that a kill loses none and repeats none.
 
-    {"family", "goal", "n", "kind": "ask" | "write", "digest", "messages", "text", "verdict", "n_tokens", "why", "seconds"}
+    {"family", "goal", "n", "kind": "ask" | "lead" | "write", "digest", "messages", "text", "verdict", "n_tokens", "why", "seconds"}
 
 A line is the `n`-th move of one attack on one goal. Whoever goes on after a kill makes the same moves and finds their answers
 here; `digest` tells that a move is still the same. A line that a kill tore off at the end is left out.
@@ -18,6 +18,10 @@ from posttrain.schema.errors import Damaged
 from posttrain.schema.rows import Messages
 from posttrain.schema.verdicts import Verdict
 
+from .files import room_for
+
+Kind = Literal["ask", "lead", "write"]
+"""An attempt, a turn that only leads up to one, or what the attacker's model wrote."""
 Place = tuple[str, str, int]
 """The family of an attack, the goal, and the number of the move."""
 
@@ -29,7 +33,7 @@ class Entry:
     family: str
     goal: str
     n: int
-    kind: Literal["ask", "write"]
+    kind: Kind
     digest: str
     messages: tuple[dict[str, Any], ...]
     text: str
@@ -69,7 +73,7 @@ class Ledger:
 
     def add(self, entries: Iterable[Entry]) -> None:
         new = list(entries)
-        with self.path.open("a", encoding="utf-8") as file:
+        with room_for("the ledger", self.path), self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(asdict(entry)) + "\n" for entry in new)
             file.flush()
             os.fsync(file.fileno())

@@ -9,21 +9,28 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 from pydantic import Field
 
 from posttrain.functional.seeds import seed_of
 from posttrain.models.speaker import Local, Said, Speaker
+from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Message, Prompt
 from posttrain.schema.settings import Settings
 from posttrain.schema.verdicts import Verdict
 
-from .attack import Armed, Ask, Attack, Composed, Goal, Heard, Move, Scene, Tries, Write
+from .attack import UNREAD, Armed, Ask, Attack, Composed, Goal, Heard, Lead, Move, Scene, Tries, Write
 from .job import Job
-from .ledger import Entry, Ledger, digest_of
-from .verdicts import Jury
+from .ledger import Entry, Kind, Ledger, digest_of
+
+
+class Judges(Protocol):
+    """Whoever says what became of a request, such as `verdicts.Jury`."""
+
+    def verdicts(self, rows: Sequence[Prompt], answers: Sequence[str]) -> Sequence[Verdict]:
+        """What became of each request by its answer, in order."""
 
 
 class Budget(Settings):
@@ -39,7 +46,7 @@ class Budget(Settings):
 
 @dataclass(eq=False)
 class Lane:
-    """One attack on one goal. `heard` are its attempts so far, `next` is what it wants done."""
+    """One attack on one goal. `heard` are its attempts so far, `next` is what it wants done and `digest` names that."""
 
     family: str
     attack: Attack | Composed
@@ -49,6 +56,19 @@ class Lane:
     heard: list[Entry] = field(default_factory=list)
     n: int = 0
     next: Move | None = None
+    digest: str = ""
+
+    @property
+    def kind(self) -> Kind:
+        """What its next move is."""
+        return "write" if isinstance(self.next, Write) else "lead" if isinstance(self.next, Lead) else "ask"
+
+    @property
+    def judged_by(self) -> Prompt:
+        """The request that an answer to its next move is held against: the goal, however it is put; of a turn that only
+        leads up to it, that turn."""
+        assert self.next is not None
+        return replace(self.goal.row, messages=self.next.messages) if self.kind == "lead" else self.goal.row
 
     def begin(self) -> None:
         self._advance(None)
@@ -58,12 +78,13 @@ class Lane:
         self.n += 1
         if entry.kind == "write":
             return self._advance(entry.text)
-        self.heard.append(entry)
         assert entry.verdict is not None
-        if entry.verdict == "complied":
-            self.next = None
-            return self.going.close()
         self._advance(Heard(entry.text, entry.verdict))
+        if entry.kind == "ask":
+            self.heard.append(entry)
+            if entry.verdict == "complied":
+                self.next = None
+                self.going.close()
 
     @property
     def verdict(self) -> Verdict | None:
@@ -75,6 +96,7 @@ class Lane:
     def _advance(self, answer: Any) -> None:
         try:
             self.next = self.going.send(answer)
+            self.digest = digest_of(self.next.messages)
         except StopIteration:
             self.next = None
 
@@ -84,7 +106,7 @@ class Siege:
     """Who is attacked, who judges, who writes, and how much it may cost."""
 
     target: Speaker
-    jury: Jury
+    jury: Judges
     ledger: Ledger
     writer: Speaker | None = None
     budget: Budget = field(default_factory=Budget)
@@ -92,11 +114,16 @@ class Siege:
     seed: int = 0
     examples: Sequence[tuple[str, str]] = ()
     clock: Callable[[], float] = time.monotonic
+    shared: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def unread(self) -> dict[str, int]:
+        """Family -> how many replies of the attacker's model nothing could be made of."""
+        return {family: kept[UNREAD] for family, kept in self.shared.items() if kept.get(UNREAD)}
 
     def run(self, attacks: Armed, goals: Sequence[Goal], job: Job) -> list[Lane]:
         """All lanes, goal by goal, as far as they went. Raises Stopped when asked to stop."""
         lanes = list(self._lanes(attacks, goals))
-        self._begun, self._queries, self._tokens = self.clock() - self._spent(), 0, 0
+        self._begun, self._seconds, self._queries, self._tokens = self.clock() - self._spent(), 0.0, 0, 0
         waiting, going, done = deque(lanes), list[Lane](), 0
         while waiting or going:
             while waiting and len(going) < self.at_once:
@@ -113,24 +140,28 @@ class Siege:
 
     def _lanes(self, attacks: Armed, goals: Sequence[Goal]) -> Iterator[Lane]:
         weights = self.target if isinstance(self.target, Local) else None
-        shared: dict[str, dict[str, Any]] = {family: {} for family in attacks}
+        self.shared = {family: {} for family in attacks}
         for goal in goals:
             for family, attack in attacks.items():
                 draw = random.Random(f"{self.seed} {family} {goal.id}")
-                scene = Scene(draw, self.examples, weights, shared[family])
+                scene = Scene(draw, self.examples, weights, self.shared[family])
                 yield Lane(family, attack, goal, attack.tries(goal, scene), _number(family, goal))
 
     def _affordable(self, lanes: Sequence[Lane]) -> list[Lane]:
         """The lanes that may still make their move: with few questions left, the first of those that ask."""
         if self.budget.queries is None:
             return list(lanes)
-        left = self.budget.queries - self._queries
-        asking = [lane for lane in lanes if isinstance(lane.next, Ask)]
-        return [lane for lane in lanes if lane in asking[:left] or lane not in asking]
+        left, found = self.budget.queries - self._queries, list[Lane]()
+        for lane in lanes:
+            left -= lane.kind != "write"
+            if lane.kind == "write" or left >= 0:
+                found.append(lane)
+        return found
 
     def _is_spent(self) -> bool:
-        budget, spent = self.budget, self.clock() - self._begun
-        limits = ((budget.queries, self._queries), (budget.tokens, self._tokens), (budget.seconds, spent))
+        """Time is what the ledger says, so that a run which goes on after a kill ends where it would have."""
+        budget = self.budget
+        limits = ((budget.queries, self._queries), (budget.tokens, self._tokens), (budget.seconds, self._seconds))
         return any(limit is not None and used >= limit for limit, used in limits)
 
     def _spent(self) -> float:
@@ -140,38 +171,40 @@ class Siege:
     def _round(self, lanes: Sequence[Lane]) -> None:
         """Every lane makes its move: for the first time, or as the ledger has it."""
         new = [lane for lane in lanes if self._known(lane) is None]
-        self._make([lane for lane in new if isinstance(lane.next, Ask)], "ask", self.target)
-        self._make([lane for lane in new if isinstance(lane.next, Write)], "write", self.writer)
+        self._make([lane for lane in new if isinstance(lane.next, Ask)], self.target)
+        self._make([lane for lane in new if isinstance(lane.next, Write)], self.writer)
         for lane in lanes:
             entry = self._known(lane)
             assert entry is not None
-            self._queries += entry.kind == "ask"
+            self._queries += entry.kind != "write"
             self._tokens += entry.n_tokens
+            self._seconds = max(self._seconds, entry.seconds)
             lane.take(entry)
 
     def _known(self, lane: Lane) -> Entry | None:
-        assert lane.next is not None
-        return self.ledger.find((lane.family, lane.goal.id, lane.n), digest_of(lane.next.messages))
+        return self.ledger.find((lane.family, lane.goal.id, lane.n), lane.digest)
 
-    def _make(self, lanes: Sequence[Lane], kind: Literal["ask", "write"], speaker: Speaker | None) -> None:
+    def _make(self, lanes: Sequence[Lane], speaker: Speaker | None) -> None:
         """Makes moves of one kind, and writes down what came of them."""
         if not lanes:
             return
-        assert speaker is not None, "whoever arms a siege looks who is needed"
+        if speaker is None:
+            raise UsageError(f"{lanes[0].family!r} needs a model to write with. Give `attacker: {{model: NAME}}`.")
         numbers = [seed_of(lane.number, lane.n) for lane in lanes]
-        said = speaker.replies([lane.next.messages for lane in lanes if lane.next], numbers)
-        verdicts = self._verdicts(lanes, said) if kind == "ask" else [None] * len(lanes)
+        said = [
+            _well_formed(each) for each in speaker.replies([lane.next.messages for lane in lanes if lane.next], numbers)
+        ]
+        verdicts = [None] * len(lanes) if lanes[0].kind == "write" else self._verdicts(lanes, said)
         seconds = self.clock() - self._begun
         self.ledger.add(
-            _entry(lane, kind, each, verdict, seconds)
-            for lane, each, verdict in zip(lanes, said, verdicts, strict=True)
+            _entry(lane, each, verdict, seconds) for lane, each, verdict in zip(lanes, said, verdicts, strict=True)
         )
 
     def _verdicts(self, lanes: Sequence[Lane], said: Sequence[Said]) -> list[Verdict]:
-        """The verdict on each answer to the request that the goal is; no answer has no verdict but `unclear`."""
+        """The verdict on each answer; no answer has no verdict but `unclear`."""
         heard = [i for i, each in enumerate(said) if each.text is not None]
         answers = [lanes[i].attack.read(said[i].text or "") for i in heard]
-        judged = self.jury.verdicts([lanes[i].goal.row for i in heard], answers)
+        judged = self.jury.verdicts([lanes[i].judged_by for i in heard], answers)
         verdicts: list[Verdict] = ["unclear"] * len(said)
         for i, verdict in zip(heard, judged, strict=True):
             verdicts[i] = verdict
@@ -183,11 +216,16 @@ def _number(family: str, goal: Goal) -> int:
     return random.Random(f"{family} {goal.id}").getrandbits(32)
 
 
-def _entry(lane: Lane, kind: Literal["ask", "write"], said: Said, verdict: Verdict | None, seconds: float) -> Entry:
+def _well_formed(said: Said) -> Said:
+    """What was said, with a question mark for halves of characters, which no file and no tokenizer takes."""
+    return said if said.text is None else said._replace(text=said.text.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _entry(lane: Lane, said: Said, verdict: Verdict | None, seconds: float) -> Entry:
     assert lane.next is not None
     messages = lane.next.messages
     return Entry(
-        lane.family, lane.goal.id, lane.n, kind, digest_of(messages), tuple(m.as_dict() for m in messages),
+        lane.family, lane.goal.id, lane.n, lane.kind, lane.digest, tuple(m.as_dict() for m in messages),
         said.text or "", verdict, said.n_tokens, said.why, seconds,
     )  # fmt: skip
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from posttrain.data.chat import ChatFormat
+from posttrain.data.inert import encode, hidden
 from posttrain.schema.artifacts import Model
+from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Messages, Prompt
 
 from .endpoint import Calling, Endpoint
@@ -35,7 +37,8 @@ class Speaker(Protocol):
 
 @dataclass
 class Local:
-    """A model that is loaded here. A conversation that leaves no room for an answer gets none."""
+    """A model that is loaded here. A conversation that leaves no room for an answer gets none; one that ends with the
+    assistant's words is gone on with behind them, and they are part of what is said."""
 
     policy: Policy
     form: ChatFormat
@@ -44,14 +47,26 @@ class Local:
     watch: Callable[[int], None] = field(default=lambda done: None)
 
     def replies(self, conversations: Sequence[Messages], numbers: Sequence[int]) -> list[Said]:
-        asked = [self.form.ask(Prompt(messages)) for messages in conversations]
+        begun = [self._begun(messages) for messages in conversations]
+        asked = [
+            self.form.ask(Prompt(messages[:-1] if ids else messages)) + ids
+            for messages, ids in zip(conversations, begun, strict=True)
+        ]
         fits = [i for i, ids in enumerate(asked) if self.policy.room(len(ids)) > 0]
         sampler = TransformersSampler(self.policy, self.form.stop_ids, watch=self.watch)
         drawn = sampler.sample([asked[i] for i in fits], self.sampling, self.seed, numbers=[numbers[i] for i in fits])
         said = [Said(None, 0, "too long")] * len(asked)
         for i, ids in zip(fits, drawn, strict=True):
-            said[i] = Said(self.form.read_answer(ids), len(ids))
+            said[i] = Said(self.form.read_answer([*begun[i], *ids]), len(ids))
         return said
+
+    def _begun(self, messages: Messages) -> list[int]:
+        """The tokens of an answer that is put into the model's mouth, where one is."""
+        if messages[-1].role != "assistant":
+            return []
+        if self.policy.encodes:
+            raise UsageError("An encoder-decoder's answer cannot be begun for it. Leave out the attack `prefill`.")
+        return encode(self.form.tokenizer, hidden(self.form.tokenizer, messages[-1].content))
 
 
 @dataclass

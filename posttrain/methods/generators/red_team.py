@@ -36,16 +36,20 @@ class RedTeam(Assault, Generator):
             n = sum(counts.get(verdict, 0) for verdict in ("complied", "refused", "unclear"))
             job.note(f"{family}: {counts.get('complied', 0)} of {n} requests complied")
         if not_tried := sum(counts.get("not_tried", 0) for counts in found.values()):
-            job.note(f"The budget was spent before {not_tried} of {len(lanes)} attacks began: they are not evaluated.")
+            job.note(
+                f"{not_tried} of {len(lanes)} attacks asked nothing, as the budget was spent or there was nothing to ask: "
+                "they are not evaluated."
+            )
         return Made({"rows": len(attempts), "families": found, "unclear": dict(jury.counts)})
 
 
 def _row(lane: Lane, entry: Entry) -> dict[str, Any]:
     goal = lane.goal.row
     others = {name: value for name, value in goal.columns.items() if name.strip().casefold() not in NAMES}
+    asked = entry.messages[:-1] if entry.messages[-1]["role"] == "assistant" else entry.messages  # the rest was begun
     return {
         **others,
-        "messages": [*entry.messages, {"role": "assistant", "content": entry.text}],
+        "messages": [*asked, {"role": "assistant", "content": entry.text}],
         "task": goal.task,
         "answer": goal.answer,
         "verdict": entry.verdict,
