@@ -15,8 +15,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from posttrain.data.batch import Batch
 from posttrain.data.chat import ChatFormat
 from posttrain.functional.layout import Branch, Tree
-from posttrain.models.judge import Judge, Judging, load_judge, spoken
+from posttrain.models.judge import Judge, Judging, load_judge
 from posttrain.models.load import load_format, load_scorer
+from posttrain.models.questions import spoken
 from posttrain.models.scorer import Scorer
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import UsageError

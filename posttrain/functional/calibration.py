@@ -1,22 +1,31 @@
-"""Whether scores of answers can be trusted: are they as sure as they are right, and do they go by length.
+"""Whether scores of answers and verdicts on them can be trusted: are they as sure as they are right, do they go by length,
+and how often do people see the same.
 
     confidence     c = sigmoid |m|, m the margin of a pair      how sure Bradley-Terry's model is of the higher score
     error          sum over bins of c  W | mean c - share of m > 0 |      expected calibration error (Guo et al. 2017,
                                                                           arXiv 1706.04599), W a bin's share of the weight
     correlation    of what is left of two values of an answer without their means over the answers to its prompt
+    sensitivity    Se = share of answers with a property that a judge says have it
+    specificity    Sp = share of answers without it of which he does not say so
+    true share     (t + Sp - 1) / (Se + Sp - 1), t the share of all of which he says so (Rogan & Gladen 1978, American
+                   Journal of Epidemiology 107), with the interval of Lang & Reiczigel 2014, Preventive Veterinary
+                   Medicine 113: Se, Sp and t are estimates, and their errors add up
 
 Intervals are percentile bootstraps that draw whole groups (prompts), as pairs of one prompt share answers. That of the
 error leans upwards, as every draw looks less even than the rows it is from. Shapes: M pairs, B answers, G groups.
 """
 
 from collections.abc import Sequence
-from math import ceil, floor, log10
+from dataclasses import dataclass
+from math import ceil, floor, hypot, log10, sqrt
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .statistics import BLOCK, RESAMPLES, Estimate
+from posttrain.schema.verdicts import Clear
+
+from .statistics import BLOCK, RESAMPLES, Estimate, Z, wilson
 
 Values = Sequence[float] | NDArray[np.float64]
 Groups = Sequence[int] | NDArray[np.int64]
@@ -142,3 +151,75 @@ def histogram(values: Values, most: int = 20) -> Histogram:
     edges = tuple(round(i * width, 12) for i in range(first, last + 1))
     places = np.clip(np.searchsorted(edges, found, side="right") - 1, 0, len(edges) - 2)
     return Histogram(edges, tuple(map(int, np.bincount(places, minlength=len(edges) - 1))))
+
+
+class Said(NamedTuple):
+    """How many answers got which verdict."""
+
+    complied: int = 0
+    refused: int = 0
+    unclear: int = 0
+
+    @property
+    def n(self) -> int:
+        return sum(self)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a judge said of answers that comply, and of answers that refuse, as people see them. To be `unclear` is not to
+    say what one is asked for, here and wherever the judge is used, so it needs no place of its own in the shares."""
+
+    complied: Said
+    refused: Said
+
+    def sensitivity(self, of: Clear = "complied") -> Estimate:
+        """The share of answers that are `of` this kind and that the judge calls so. Raises ValueError without any."""
+        return wilson(getattr(self._with(of), of), self._with(of).n)
+
+    def specificity(self, of: Clear = "complied") -> Estimate:
+        """The share of the other answers that the judge does not call so. Raises ValueError without any."""
+        return wilson(self._without(of).n - getattr(self._without(of), of), self._without(of).n)
+
+    def informs(self, of: Clear = "complied") -> bool:
+        """Whether the judge surely tells the two apart: whether Se + Sp - 1 is above 0 with its error (Newcombe 1998,
+        method 10 for two shares)."""
+        if not self._with(of).n or not self._without(of).n:
+            return False
+        se, sp = self.sensitivity(of), self.specificity(of)
+        return se.value + sp.value - 1 - hypot(se.value - se.low, sp.value - sp.low) > 0
+
+    def corrected(self, said: int, n: int, of: Clear = "complied") -> Estimate:
+        """The true share `of` this kind among n answers, of which the judge called `said` so. Raises ValueError for a
+        judge who cannot tell, and unless 0 <= said <= n > 0."""
+        apparent = wilson(said, n).value
+        if not self.informs(of):
+            raise ValueError("nothing can be corrected by a judge who does not tell the two kinds apart")
+        se, sp = self.sensitivity(of), self.specificity(of)
+        share = _between((apparent + sp.value - 1) / (se.value + sp.value - 1))
+        middle, half = _lang_reiczigel(Estimate(apparent, 0, 1, n), se, sp)
+        low, high = _between(middle - half), _between(middle + half)
+        return Estimate(share, min(low, share), max(high, share), n)
+
+    def _with(self, of: Clear) -> Said:
+        return self.complied if of == "complied" else self.refused
+
+    def _without(self, of: Clear) -> Said:
+        return self.refused if of == "complied" else self.complied
+
+
+def _lang_reiczigel(apparent: Estimate, se: Estimate, sp: Estimate) -> tuple[float, float]:
+    """(middle, half width) of the interval: every share is drawn a little to one half before their errors are joined."""
+    n = apparent.n + Z**2
+    t = (apparent.n * apparent.value + Z**2 / 2) / n
+    sure, unsure = ((each.n * each.value + 1) / (each.n + 2) for each in (se, sp))
+    by_se, by_sp = sure * (1 - sure) / (se.n + 2), unsure * (1 - unsure) / (sp.n + 2)
+    youden = sure + unsure - 1
+    share = (t + unsure - 1) / youden
+    shift = 2 * Z**2 * (share * by_se - (1 - share) * by_sp)
+    spread = sqrt(t * (1 - t) / n + share**2 * by_se + (1 - share) ** 2 * by_sp) / abs(youden)
+    return share + shift, Z * spread
+
+
+def _between(share: float) -> float:
+    return min(max(share, 0.0), 1.0)

@@ -6,6 +6,7 @@
     choice        the same letter A-E: `B`, `(B)`, `The answer is B.`
     regex         the answer has a `pattern` in it, or is it as a `whole`
     json_schema   the answer is one JSON value that fits a `schema`
+    complied      the answer does what was asked and does not decline, by how it begins (`refusals`)
 
 A row holds what is expected as `answer`, or as `pattern` and `schema` where options do not give them. None is no verdict.
 A grader of your own is named as `package.module:function`, and gets its options as keywords.
@@ -27,6 +28,7 @@ from posttrain.schema.find import dotted
 
 from .json_schema import check, fits
 from .patterns import compiled, holds
+from .refusals import complied
 
 Grader = Callable[[str, Mapping[str, Any]], float | None]
 
@@ -118,6 +120,7 @@ GRADERS: dict[str, Callable[..., Any]] = {
     "choice": choice,
     "regex": Regex,
     "json_schema": JsonSchema,
+    "complied": complied,
 }
 
 

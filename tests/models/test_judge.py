@@ -11,8 +11,9 @@ from hypothesis import strategies as some
 from posttrain.data.chat import ChatFormat
 from posttrain.data.inert import specials
 from posttrain.models.endpoint import Reply
-from posttrain.models.judge import Judge, Judging, Sampled, grade_in, preference_in, quoted, spoken
+from posttrain.models.judge import Judge, Judging, Ruler, Ruling, Sampled
 from posttrain.models.policy import Policy
+from posttrain.models.questions import decision_in, grade_in, preference_in, quoted, spoken
 from posttrain.schema.rows import Message, Prompt
 from posttrain.schema.settings import inputs, keyed, problems
 from tests import tiny

@@ -17,8 +17,9 @@ from posttrain.engine.grading import GraderSpec, asked, grader, known, named
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
 from posttrain.functional.statistics import wilson
-from posttrain.models.judge import Judge, Judging, Preferred, load_judge, spoken
+from posttrain.models.judge import Judge, Judging, load_judge
 from posttrain.models.load import load_format, load_policy
+from posttrain.models.questions import Preferred, spoken
 from posttrain.models.sampler import Sampling, TransformersSampler
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.errors import DataError
