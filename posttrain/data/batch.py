@@ -79,6 +79,11 @@ class Batch:
         """(B,): what the rows say that their answers are worth; NaN where they say nothing."""
         return torch.tensor([float("nan") if b.grade is None else b.grade for b in self.branches])
 
+    @cached_property
+    def chances(self) -> Tensor:
+        """(B,): how likely each answer is the better one of its pair; 1 where its row does not doubt it."""
+        return torch.tensor([1.0 if b.chance is None else b.chance for b in self.branches])
+
     def per_answer(self, values_N: Tensor) -> Tensor:
         """(N,) -> (B,): sums over the trained tokens of each answer."""
         sums = torch.zeros(len(self), device=values_N.device, dtype=values_N.dtype)

@@ -23,6 +23,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "answer": ("answer", "ground_truth"),
     "label": ("label", "kto_tag", "thumb", "thumbs", "feedback", "desirable"),
     "margin": ("margin",),
+    "probability": ("probability",),
     "answers": ("answers", "responses", "outputs", "candidates", "ranked", "ranking"),
     "scores": ("scores", "ratings"),
     "steps": ("steps", "completions"),

@@ -90,7 +90,7 @@ def _pair(prompt: Messages, chosen: Messages, rejected: Messages, cells: Cells) 
     answers = answered(chosen, "the chosen answer"), answered(rejected, "the rejected answer")
     if chosen == rejected:
         raise LeftOut("both answers are the same")
-    return Pair(asked(prompt), *answers, _number(cells, "margin"), cells.tools())
+    return Pair(asked(prompt), *answers, _number(cells, "margin"), cells.tools(), _probability(cells))
 
 
 def _number(cells: Cells, role: str) -> float | None:
@@ -99,6 +99,13 @@ def _number(cells: Cells, role: str) -> float | None:
         return None if value is None or value == "" else float(value)
     except (TypeError, ValueError) as error:
         raise NotReadable(f"the column {cells.roles[role]!r} must be a number, this is {shown(value)}") from error
+
+
+def _probability(cells: Cells) -> float | None:
+    value = _number(cells, "probability")
+    if value is not None and not 0 <= value <= 1:  # NaN is no probability either
+        raise NotReadable(f"the column {cells.roles['probability']!r} must be from 0 to 1, this is {value:g}")
+    return value
 
 
 def ranked(cells: Cells) -> Ranked:

@@ -85,14 +85,14 @@ LAYOUTS = (
     Layout(
         "preferences",
         _sets("chosen rejected"),
-        ("messages", *PROMPT, "chosen", "rejected", "margin", "tools"),
+        ("messages", *PROMPT, "chosen", "rejected", "margin", "probability", "tools"),
         (Pair, Ranked, Labelled, Conversation, Prompt),
         judged.pair,
     ),
     Layout(
         "rejected answers",
         _sets("messages rejected"),
-        ("messages", "system", "rejected", "margin", "tools"),
+        ("messages", "system", "rejected", "margin", "probability", "tools"),
         (Pair, Ranked, Labelled, Conversation, Prompt),
         judged.rejected_beside_messages,
     ),

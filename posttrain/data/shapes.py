@@ -79,8 +79,9 @@ def _as_ranked(row: Nature, cells: Cells) -> tuple[Row, ...]:
     match row:
         case Pair(margin=float(margin)) if margin <= 0:
             raise LeftOut("the chosen answer is not better: its margin is not above 0")
-        case Pair(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, tools=tools):
-            return (Ranked(prompt, (chosen, rejected), (1.0 if margin is None else margin, 0.0), tools),)
+        case Pair(prompt=prompt, chosen=chosen, rejected=rejected, margin=margin, tools=tools, probability=probability):
+            grades = (1.0 if margin is None else margin, 0.0)
+            return (Ranked(prompt, (chosen, rejected), grades, tools, probability),)
         case Ranked(grades=grades) if len(set(grades)) > 1:
             return (row,)
         case Ranked():

@@ -6,6 +6,7 @@ resumed run.
     trees.bin     int32, for each tree the tokens learnt in it, and of how many pieces it is: a prompt and its branches
     pieces.bin    int32, the length of each piece of each tree
     grades.bin    float32, for each piece what its row says that it is worth, NaN where it says nothing
+    chances.bin   float32, for each piece how likely it is the better one of its pair, NaN where there is no doubt
     rows.bin      int32, for each row its trees (0: dropped), whether it was cut, whether it became several
     shelf.json    written last: without it the shelf is not whole and is filled anew
 
@@ -30,8 +31,8 @@ from posttrain.functional.layout import Branch, Tree
 from .trees import Grown
 
 WHOLE = "shelf.json"
-SCHEMA = 3
-FILES = {"tokens": 4, "trained": 1, "trees": 4, "pieces": 4, "grades": 4, "rows": 4}  # bytes of a number
+SCHEMA = 4
+FILES = {"tokens": 4, "trained": 1, "trees": 4, "pieces": 4, "grades": 4, "chances": 4, "rows": 4}  # bytes of a number
 
 
 class Lazy(Sequence[Tree]):
@@ -63,6 +64,7 @@ class Shelf(Lazy):
         self.learnt, n_pieces = np.fromfile(folder / "trees.bin", np.int32).reshape(said["trees"], 2).T
         self._pieces = np.fromfile(folder / "pieces.bin", np.int32)
         self._grades = np.fromfile(folder / "grades.bin", np.float32)
+        self._chances = np.fromfile(folder / "chances.bin", np.float32)
         self.rows = np.fromfile(folder / "rows.bin", np.int32).reshape(-1, 3)
         self._first = np.concatenate([[0], n_pieces.cumsum(dtype=np.int64)])  # piece of each tree
         self._starts = np.concatenate([[0], self._pieces.cumsum(dtype=np.int64)])[self._first]
@@ -75,10 +77,10 @@ class Shelf(Lazy):
         ids, trained = self._tokens[start:end].tolist(), self._trained[start:end].astype(bool).tolist()
         pieces = slice(*self._first[place : place + 2])
         ends = list(accumulate(self._pieces[pieces].tolist()))
-        grades = [None if isnan(grade) else grade for grade in self._grades[pieces].tolist()[1:]]
+        told = zip(_told(self._grades[pieces]), _told(self._chances[pieces]), strict=True)
         branches = tuple(
-            Branch(tuple(ids[a:b]), tuple(trained[a:b]), grade)
-            for (a, b), grade in zip(pairwise(ends), grades, strict=True)
+            Branch(tuple(ids[a:b]), tuple(trained[a:b]), grade, chance)
+            for (a, b), (grade, chance) in zip(pairwise(ends), told, strict=True)
         )
         return Tree(tuple(ids[: ends[0]]), branches)
 
@@ -118,7 +120,9 @@ def fill(folder: Path, rows: Iterable[Grown], facts: Mapping[str, Any] | None = 
 def _write(folder: Path, rows: Iterable[Grown]) -> int:
     """The files of numbers; returns the number of trees."""
     n_trees = 0
-    tokens, trained, trees, lengths, grades, kept = files = [(folder / f"{name}.bin").open("wb") for name in FILES]
+    tokens, trained, trees, lengths, grades, chances, kept = files = [
+        (folder / f"{name}.bin").open("wb") for name in FILES
+    ]
     try:
         for row in rows:
             n_trees += len(row.trees)
@@ -131,6 +135,7 @@ def _write(folder: Path, rows: Iterable[Grown]) -> int:
                 trees.write(np.array([sum(flags), len(pieces)], np.int32).tobytes())
                 lengths.write(np.array(list(map(len, pieces)), np.int32).tobytes())
                 grades.write(np.array([None, *(branch.grade for branch in tree.branches)], np.float32).tobytes())
+                chances.write(np.array([None, *(branch.chance for branch in tree.branches)], np.float32).tobytes())
         for file in files:
             file.flush()
             os.fsync(file.fileno())
@@ -148,9 +153,15 @@ def found(folder: Path) -> Shelf | None:
         shelf = Shelf(folder)
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
-    wanted = {"tokens": shelf._starts[-1], "trained": shelf._starts[-1], "grades": shelf._first[-1]}
+    n_tokens, n_pieces = shelf._starts[-1], shelf._first[-1]
+    wanted = {"tokens": n_tokens, "trained": n_tokens, "grades": n_pieces, "chances": n_pieces}
     whole = all((folder / f"{name}.bin").stat().st_size == n * FILES[name] for name, n in wanted.items())
     return shelf if whole and len(shelf) == shelf.rows[:, 0].sum() else None
+
+
+def _told(values: NDArray[np.float32]) -> list[float | None]:
+    """What rows say of the branches of a tree; its prompt comes first and has nothing."""
+    return [None if isnan(value) else value for value in values.tolist()[1:]]
 
 
 def _joined(pieces: Iterable[Iterable[int]]) -> Iterator[int]:

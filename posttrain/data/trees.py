@@ -5,7 +5,7 @@ dropped. Both are counted, never silent.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from posttrain.functional.layout import Branch, Tree
 from posttrain.schema.errors import DataError
@@ -75,10 +75,10 @@ def _grow(row: Row, form: ChatFormat, max_length: int) -> Iterator[Tree]:
             yield from _pieces(form.text(row), max_length)
         case Conversation():
             yield from map(_learn, form.conversations(row))
-        case Pair(prompt=prompt, chosen=chosen, rejected=rejected, tools=tools):
-            yield _sharing(prompt, (chosen, rejected), (1.0, 0.0), tools, form)
-        case Ranked(prompt=prompt, answers=answers, grades=grades, tools=tools):
-            yield _sharing(prompt, answers, grades, tools, form)
+        case Pair(prompt=prompt, chosen=chosen, rejected=rejected, tools=tools, probability=probability):
+            yield _doubted(_sharing(prompt, (chosen, rejected), (1.0, 0.0), tools, form), probability)
+        case Ranked(prompt=prompt, answers=answers, grades=grades, tools=tools, probability=probability):
+            yield _doubted(_sharing(prompt, answers, grades, tools, form), probability)
         case Labelled(prompt=prompt, completion=completion, good=good, tools=tools):
             yield _sharing(prompt, (completion,), (float(good),), tools, form)
         case Tokenised(ids=ids, trained=trained):
@@ -106,6 +106,14 @@ def _sharing(
         raise DataError("The chat template renders one prompt in two ways, so its answers cannot share it.")
     branches = (_all_trained(said, grade) for (_, said), grade in zip(rendered, grades, strict=True))
     return Tree(tuple(asked), tuple(branches))
+
+
+def _doubted(tree: Tree, probability: float | None) -> Tree:
+    """A pair whose first answer is the better one with that probability; any tree as it is where there is no doubt."""
+    if probability is None:
+        return tree
+    chances = zip(tree.branches, (probability, 1 - probability), strict=True)
+    return replace(tree, branches=tuple(replace(branch, chance=chance) for branch, chance in chances))
 
 
 def _known(ids: tuple[int, ...], form: ChatFormat) -> tuple[int, ...]:
@@ -148,5 +156,7 @@ def shorten(tree: Tree, max_length: int, apart: bool) -> Tree | None:
     """The tree within `max_length`, or None when one of its answers has nothing left to learn."""
     n = len(tree.prompt)
     room = max_length * (n <= max_length) if apart else max(max_length - n, 0)
-    branches = tuple(Branch(branch.tokens[:room], branch.trained[:room], branch.grade) for branch in tree.branches)
+    branches = tuple(
+        replace(branch, tokens=branch.tokens[:room], trained=branch.trained[:room]) for branch in tree.branches
+    )
     return Tree(tree.prompt, branches) if all(any(branch.trained) for branch in branches) else None

@@ -19,11 +19,13 @@ from dataclasses import dataclass, replace
 @dataclass(frozen=True, slots=True)
 class Branch:
     """One completion. `trained` says which of its tokens are learnt; `grade` is what its row says that it is worth, where
-    a row does: 1 or 0 for a thumb, a place or a score among ranked answers."""
+    a row does: 1 or 0 for a thumb, a place or a score among ranked answers. `chance` is how likely it is
+    the better one of a pair, where that is not sure."""
 
     tokens: tuple[int, ...]
     trained: tuple[bool, ...]
     grade: float | None = None
+    chance: float | None = None
 
     def n_trained(self) -> int:
         return sum(self.trained)

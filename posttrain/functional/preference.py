@@ -37,6 +37,12 @@ def hinge(chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
     return F.relu(1 - (chosen_B - rejected_B))
 
 
+def expected(probability_B: Tensor, loss_B: Tensor, turned_B: Tensor) -> Tensor:
+    """(B,), (B,), (B,) -> (B,). The loss of pairs of which `chosen` is the better answer with a probability p:
+    p loss + (1 - p) turned, with `turned` the loss of the same pairs the other way round."""
+    return probability_B * loss_B + (1 - probability_B) * turned_B
+
+
 def identity_preference(chosen_B: Tensor, rejected_B: Tensor, beta: float) -> Tensor:
     """(B,), (B,) -> (B,). Squared distance of the margin from 1 / (2 beta): no pair is worth more than that (IPO)."""
     return (chosen_B - rejected_B - 1 / (2 * beta)) ** 2

@@ -46,8 +46,8 @@ often = settings(deadline=None, database=None, suppress_health_check=[HealthChec
 
 columns = st.sampled_from(
     "messages conversations prompt instruction input output completion chosen rejected label text history system "
-    "answer plain task tools answers scores completions labels margin input_ids completion_mask attention_mask "
-    "prompt_ids chosen_ids rejected_ids chat_template_kwargs rejected_response".split()
+    "answer plain task tools answers scores completions labels margin probability input_ids completion_mask "
+    "attention_mask prompt_ids chosen_ids rejected_ids chat_template_kwargs rejected_response".split()
 )
 leaves = (
     st.none()
@@ -217,6 +217,7 @@ LIKE: tuple[dict[str, Any], ...] = (
     {"conversations": SHAREGPT, "system": "be kind", "tools": "[]"},
     {"instruction": "add", "input": "1 and 1", "output": "two", "history": [["hi", "hello"]]},
     {"prompt": "hi", "chosen": "hello", "rejected": "go away", "margin": 1.5},
+    {"prompt": "hi", "chosen": "hello", "rejected": "go away", "probability": 0.7},
     {"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {"from": "gpt", "value": "go away"}},
     {"chosen": "\n\nHuman: hi\n\nAssistant: hello", "rejected": "\n\nHuman: hi\n\nAssistant: go away"},
     {"prompt": "hi", "completion": "hello", "label": True},

@@ -181,6 +181,10 @@ SHAPES: dict[str, tuple[dict[str, Any], Row]] = {
         {"prompt": "hi", "chosen": "hello", "rejected": "go away", "margin": "1.5"},
         Pair((HI,), (HELLO,), (BYE,), 1.5),
     ),
+    "a probability": (
+        {"prompt": "hi", "chosen": "hello", "rejected": "go away", "probability": 0.7},
+        Pair((HI,), (HELLO,), (BYE,), probability=0.7),
+    ),
     "answers of a ranking file": ({"instruction": "hi", "input": "", "output": ["hello", "go away"]}, PAIR),
     "pre-tokenised, with labels": (
         {"input_ids": [5, 6, 7], "labels": [-100, -100, 7], "attention_mask": [1, 1, 1]},
@@ -307,6 +311,12 @@ def test_readable_text_goes_before_token_ids(rows_file: RowsFile) -> None:
         ({"prompt": "a", "responses": ["b", "c"], "scores": [1, "x"]}, Pair, "a score must be a number, this is 'x'"),
         ({"prompt": "a", "completions": ["b"], "labels": ["x"]}, Labelled, "`labels` must say true or false of each"),
         ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"}, Pair, "'margin' must be a number"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "probability": 1.2}, Pair, "must be from 0 to 1, this is 1.2"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": "c", "probability": "NaN"},
+            Pair,
+            "must be from 0 to 1, this is nan",
+        ),
         ({"messages": [{"role": "user", "content": [{"type": "tool_use", "id": "c1"}]}]}, Prompt, "the tool calls of"),
         ({"messages": [{"role": "tool", "content": {"a": "\ud83d"}}, *TURNS]}, Conversation, "half a character"),
     ],

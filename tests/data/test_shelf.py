@@ -41,6 +41,12 @@ def test_answers_of_any_number_come_back_with_their_grades(tmp_path: Path) -> No
     assert list(fill(tmp_path, [Grown(tuple(trees))])) == trees
 
 
+def test_how_sure_a_pair_is_comes_back(tmp_path: Path) -> None:
+    sure = Tree((1,), (Branch((2,), (True,), 1.0), Branch((3,), (True,), 0.0)))
+    pair = (Branch((2,), (True,), 1.0, 0.75), Branch((3,), (True,), 0.0, 0.25))
+    assert list(fill(tmp_path, [Grown((sure, Tree((1,), pair)))])) == [sure, Tree((1,), pair)]
+
+
 def test_what_became_of_each_row_is_kept(tmp_path: Path) -> None:
     one, two, three = tiny.trees(3, 1)
     shelf = fill(tmp_path, [Grown((one, two), split=True), Grown(()), Grown((three,), cut=True)])

@@ -10,6 +10,9 @@ With m = r(chosen) - r(rejected) and l(m) = -log sigmoid(m), other losses of the
                                                  arXiv 2403.00409)
     hinge     max(0, 1 - m)                      a margin of 1 is enough (SLiC, Zhao et al. 2023, arXiv 2305.10425)
 
+A row may say with which `probability` p its chosen answer is the better one, as AI feedback does (Bai et al. 2022, arXiv
+2212.08073). Its loss is then p loss(m) + (1-p) loss(-m), whichever the loss is: label smoothing of each row by itself.
+
 `nll` adds that much of the chosen answers' cross-entropy per token, which keeps their likelihood from falling (Pang et
 al. 2024, arXiv 2404.19733).
 
@@ -24,7 +27,7 @@ from torch import Tensor
 
 from posttrain.data.batch import Batch, Counts
 from posttrain.engine.method import Objective
-from posttrain.functional.preference import bradley_terry, hinge, pair_metrics, robust
+from posttrain.functional.preference import bradley_terry, expected, hinge, pair_metrics, robust
 from posttrain.models.policy import Models
 from posttrain.schema.rows import Pair, Row
 
@@ -66,7 +69,8 @@ class DPO(Objective):
         logps = models.policy.answer_logps(micro)  # (2B,)
         rewards = self.beta * (logps - micro.reference)
         chosen, rejected = rewards.chunk(2)  # (B,), (B,)
-        loss = self._of_pairs(chosen, rejected).sum() / total.rows
+        sure = micro.chances[: len(chosen)].to(rewards)  # (B,)
+        loss = expected(sure, self._of_pairs(chosen, rejected), self._of_pairs(rejected, chosen)).sum() / total.rows
         if self.nll:
             loss = loss - self.nll * logps.chunk(2)[0].sum() / total.chosen_tokens
         return loss, pair_metrics(chosen - rejected, total.rows, reward=rewards)

@@ -6,6 +6,9 @@ Any number of ranked answers to a prompt are learnt together, all their pairs in
 the difference of the two answers' grades (Touvron et al. 2023, arXiv 2307.09288); `centring` adds that much of
 (r(better) + r(worse))^2, which keeps rewards around zero (Eisenstein et al. 2023, arXiv 2312.09244).
 
+A pair whose row says with which `probability` p the chosen answer is the better one counts both ways, as AI feedback is
+learnt (Bai et al. 2022, arXiv 2212.08073): with l the loss above and x what stands in its sigmoid, p l(x) + (1-p) l(-x).
+
 Shapes: B answers of P prompts, M pairs of answers.
 """
 
@@ -19,7 +22,7 @@ from torch import Tensor
 from posttrain.data.batch import Batch, Counts
 from posttrain.engine.method import Objective
 from posttrain.functional.layout import Tree
-from posttrain.functional.preference import bradley_terry
+from posttrain.functional.preference import bradley_terry, expected
 from posttrain.functional.ranking import ordered_pairs
 from posttrain.models.policy import Models
 from posttrain.models.scorer import Scorer
@@ -47,7 +50,9 @@ class Reward(Objective):
         weight = pairs.weight.to(rewards) / total.rows  # (M,)
         better, worse = rewards[pairs.better], rewards[pairs.worse]
         apart = self.margin * (micro.grades[pairs.better] - micro.grades[pairs.worse]).to(rewards)
-        loss = (weight * bradley_terry(better - apart, worse)).sum()
+        sure = micro.chances[pairs.better].to(rewards)
+        won, lost = bradley_terry(better - apart, worse), bradley_terry(worse + apart, better)
+        loss = (weight * expected(sure, won, lost)).sum()
         if self.centring:
             loss = loss + self.centring * (weight * (better + worse) ** 2).sum()
         metrics = {

@@ -1,12 +1,14 @@
 """DPO by hand, and what it does to a model's preferences."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
 
 from posttrain.data.batch import Batch
 from posttrain.engine.method import stage_class
+from posttrain.functional.layout import Tree
 from posttrain.methods.objectives.dpo import DPO
 from posttrain.models.policy import Models
 from posttrain.schema.settings import problems
@@ -44,6 +46,58 @@ def test_by_hand_on_one_pair():
     }
     for objective, loss in wanted.items():
         assert loss_of(objective, both, batch)[0] == pytest.approx(loss, rel=1e-4), objective
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.2}, {"loss_type": "hinge"}, {"nll": 0.5}])
+def test_a_pair_that_is_not_sure_counts_both_ways(options):
+    """By hand: p of the loss as it stands, 1 - p of the loss with the answers in each other's place."""
+    both, trees = models(), tiny.trees(2, 2)
+    objective = DPO(beta=0.3, **options)
+    sure = [loss_of(objective, both, Batch((tree,)))[0] for tree in trees]
+    turned = [loss_of(DPO(beta=0.3, **options | {"nll": 0}), both, Batch((swapped(tree),)))[0] for tree in trees]
+    more = [
+        -options.get("nll", 0) * told(both, Batch((tree,)))[0][0] / tree.branches[0].n_trained() for tree in trees
+    ]  # the chosen answer's cross-entropy is asked for whichever is better
+    wanted = [0.7 * (a - c) + 0.3 * b + c for a, b, c in zip(sure, turned, more, strict=True)]
+    for tree, loss in zip(trees, wanted, strict=True):
+        assert loss_of(objective, both, Batch((doubted(tree, 0.7),)))[0] == pytest.approx(loss, rel=1e-4)
+
+
+def test_probabilities_belong_to_their_rows():
+    both, (one, two) = models(), tiny.trees(2, 2)
+    apart = [loss_of(DPO(beta=0.3), both, Batch((doubted(tree, p),)))[0] for tree, p in ((one, 0.9), (two, 0.55))]
+    together, metrics = loss_of(DPO(beta=0.3), both, Batch((doubted(one, 0.9), doubted(two, 0.55))))
+    assert together == pytest.approx(sum(apart) / 2, rel=1e-4)
+    mixed = loss_of(DPO(beta=0.3), both, Batch((doubted(one, 0.9), two)))[0]
+    assert mixed == pytest.approx((apart[0] + loss_of(DPO(beta=0.3), both, Batch((two,)))[0]) / 2, rel=1e-4)
+
+
+def test_the_same_doubt_on_every_row_is_label_smoothing():
+    both, trees = models(), tiny.trees(3, 2)
+    smooth = loss_of(DPO(beta=0.3, label_smoothing=0.2), both, Batch(trees))[0]
+    doubt = Batch(tuple(doubted(tree, 0.8) for tree in trees))
+    assert loss_of(DPO(beta=0.3), both, doubt)[0] == pytest.approx(smooth, rel=1e-5)
+    assert smooth != pytest.approx(loss_of(DPO(beta=0.3), both, Batch(trees))[0], rel=1e-3)
+
+
+def test_a_coin_is_learnt_as_a_coin(workshop):
+    """Rows that are as good as a coin leave the preferences where they were; rows that are sure do not."""
+    base = workshop.model()
+    moved = {}
+    for p in (0.5, 1.0):
+        rows = workshop.rows(*({**row, "probability": p} for row in PAIRS))
+        made = workshop.run("dpo", base, rows, learning_rate=3e-3, steps=20, batch_size=4)
+        moved[p] = made.facts["final"]["margin"]
+    assert abs(moved[0.5]) < 0.3 < 1 < moved[1.0]
+
+
+def doubted(tree, p: float):
+    one, other = tree.branches
+    return Tree(tree.prompt, (replace(one, chance=p), replace(other, chance=1 - p)))
+
+
+def swapped(tree):
+    return Tree(tree.prompt, tree.branches[::-1])
 
 
 def test_the_log_shows_both_answers():

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import peft
 import pytest
@@ -70,6 +71,25 @@ def test_by_hand_on_one_pair():
         assert metrics["margin"] == pytest.approx(chosen - rejected, rel=1e-4)
         assert metrics["accuracy"] == float(chosen > rejected)
         assert metrics["reward"] == pytest.approx((chosen + rejected) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.7])
+def test_a_pair_that_is_not_sure_counts_both_ways(margin):
+    """By hand: cross-entropy with the row's probability."""
+    (tree,) = batch_of((1.0, 0.0)).trees
+    doubted = [replace(branch, chance=p) for branch, p in zip(tree.branches, (0.7, 0.3), strict=True)]
+    batch = Batch((Tree(tree.prompt, tuple(doubted)),))
+    loss, _, (chosen, rejected) = loss_of(Reward(margin=margin), batch)
+    x = chosen - rejected - margin
+    assert loss == pytest.approx(0.7 * surprise(x) + 0.3 * surprise(-x), rel=1e-4)
+    assert abs(loss - surprise(x)) > 1e-3
+
+
+def test_rows_with_a_probability_are_learnt(workshop):
+    """The best that scores can do with pairs of probability 0.7 is to lie log(0.7 / 0.3) apart."""
+    rows = workshop.rows(*({**row, "probability": 0.7} for row in PAIRS))
+    made = workshop.run("reward", workshop.model(), rows, learning_rate=1e-2, steps=60)
+    assert made.facts["final"]["margin"] == pytest.approx(math.log(0.7 / 0.3), abs=0.15)
 
 
 def test_ranked_answers_are_all_their_pairs_and_prompts_weigh_the_same():
