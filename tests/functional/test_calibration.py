@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 
 from posttrain.functional.calibration import (
+    Calibration,
+    Said,
     calibration_error,
     confidence,
     correlation_within,
     histogram,
     reliability,
 )
+from posttrain.functional.statistics import wilson
 
 
 def logit(p):
@@ -96,3 +99,90 @@ def test_a_histogram_holds_every_value_and_zero_is_an_edge(values):
     for n, (low, high) in enumerate(pairwise(edges)):
         inside = [v for v in values if low <= v < high or (v == high == edges[-1])]
         assert counts[n] == len(inside)
+
+
+JUDGE = Calibration(complied=Said(45, 4, 1), refused=Said(10, 36, 4))
+
+
+def test_sensitivity_and_specificity_by_hand():
+    """To be unclear is not to say complied, nor refused."""
+    assert JUDGE.sensitivity() == wilson(45, 50) and JUDGE.specificity() == wilson(40, 50)
+    assert JUDGE.sensitivity("refused") == wilson(36, 50) and JUDGE.specificity("refused") == wilson(46, 50)
+    with pytest.raises(ValueError):
+        Calibration(Said(), Said(0, 1, 0)).sensitivity()
+
+
+def test_a_corrected_share_by_hand():
+    """t = 0.3, Se = 0.9, Sp = 0.8: (0.3 + 0.8 - 1) / 0.7. With Z^2 = 3.8415: t' = 31.9207 / 103.8415 = 0.307399, Se' = 46/52,
+    Sp' = 41/52, p' = 0.095861 / 0.673077 = 0.142422; shift 7.68292 (0.142422 * 0.00196290 - 0.857578 * 0.00320752) =
+    -0.018986; half 1.959964 sqrt(0.00205028 + 0.00003982 + 0.00235894) / 0.673077 = 0.194230."""
+    found = JUDGE.corrected(30, 100)
+    assert found.value == pytest.approx(0.1 / 0.7) and found.n == 100
+    assert found.low == 0.0 and found.high == pytest.approx(0.142422 - 0.018986 + 0.194230, abs=2e-6)
+
+
+def test_a_corrected_share_stays_a_share():
+    assert JUDGE.corrected(0, 100)[:2] == (0.0, 0.0)
+    assert JUDGE.corrected(100, 100)[0] == JUDGE.corrected(100, 100)[2] == 1.0
+    assert all(0 <= f.low <= f.value <= f.high <= 1 for f in (JUDGE.corrected(k, 60) for k in range(61)))
+
+
+def test_a_judge_who_is_always_right_changes_nothing():
+    right = Calibration(Said(complied=100_000), Said(refused=100_000))
+    found, plain = right.corrected(30, 100), wilson(30, 100)
+    assert found == pytest.approx(plain, abs=1e-3)
+
+
+def test_what_is_not_known_of_the_judge_widens_the_interval():
+    few, many = (Calibration(Said(9 * n, n), Said(2 * n, 8 * n)).corrected(300, 1000) for n in (3, 300))
+    assert few.value == pytest.approx(many.value)
+    assert few.high - few.low > 2 * (many.high - many.low)
+
+
+@pytest.mark.parametrize(("true", "uncorrected"), [(0.05, 0.1), (0.8, 0.2)])
+def test_the_interval_holds_the_true_share_as_often_as_it_says(true, uncorrected):
+    draw = np.random.default_rng(3)
+    times, se, sp, n, m = 1500, 0.85, 0.9, 200, 80
+    inside = naive = 0
+    for _ in range(times):
+        hits, passed = draw.binomial(m, se), draw.binomial(m, sp)
+        judge = Calibration(Said(hits, m - hits), Said(m - passed, passed))
+        said = draw.binomial(n, true * se + (1 - true) * (1 - sp))
+        found, plain = judge.corrected(said, n), wilson(said, n)
+        inside += found.low <= true <= found.high
+        naive += plain.low <= true <= plain.high
+    assert inside / times > 0.93
+    assert naive / times < uncorrected
+
+
+@pytest.mark.parametrize(
+    "judge",
+    [
+        Calibration(Said(refused=40), Said(refused=40)),
+        Calibration(Said(complied=40), Said(complied=40)),
+        Calibration(Said(unclear=40), Said(unclear=40)),
+        Calibration(Said(20, 20), Said(20, 20)),
+        Calibration(Said(10, 30), Said(30, 10)),
+        Calibration(Said(2, 1), Said(1, 2)),
+        Calibration(Said(40), Said()),
+    ],
+    ids=[
+        "always refused",
+        "always complied",
+        "never sure",
+        "a coin",
+        "the wrong way round",
+        "too few",
+        "one kind only",
+    ],
+)
+def test_a_judge_who_tells_nothing_corrects_nothing(judge):
+    assert not judge.informs("complied") and not judge.informs("refused")
+    with pytest.raises(ValueError, match="does not tell"):
+        judge.corrected(10, 20)
+
+
+def test_a_judge_may_know_one_kind_only():
+    """Who calls nothing refused still tells what complied."""
+    judge = Calibration(Said(40, 0, 0), Said(0, 0, 40))
+    assert judge.informs("complied") and not judge.informs("refused")
