@@ -37,9 +37,10 @@ UNREAD = "unread"
 
 @dataclass(frozen=True)
 class Ask:
-    """The attacked model is to answer these messages."""
+    """The attacked model is to answer these messages. `way` names how the request is put, where an attack has several."""
 
     messages: Messages
+    way: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The ledger of a siege: every answer that was heard, line by line, so that a kill loses none and repeats none.
 
-    {"family", "goal", "n", "kind": "ask" | "lead" | "write", "digest", "messages", "text", "verdict", "n_tokens", "why", "seconds"}
+    {"family", "goal", "n", "kind": "ask" | "lead" | "write", "digest", "messages", "text", "verdict", "n_tokens", "why", "seconds", "way"}
 
 A line is the `n`-th move of one attack on one goal. Whoever goes on after a kill makes the same moves and finds their answers
 here; `digest` tells that a move is still the same. A line that a kill tore off at the end is left out.
@@ -41,6 +41,7 @@ class Entry:
     n_tokens: int = 0
     why: str = ""
     seconds: float = 0.0
+    way: str = ""
 
     @property
     def place(self) -> Place:

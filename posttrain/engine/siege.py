@@ -226,7 +226,7 @@ def _entry(lane: Lane, said: Said, verdict: Verdict | None, seconds: float) -> E
     messages = lane.next.messages
     return Entry(
         lane.family, lane.goal.id, lane.n, lane.kind, lane.digest, tuple(m.as_dict() for m in messages),
-        said.text or "", verdict, said.n_tokens, said.why, seconds,
+        said.text or "", verdict, said.n_tokens, said.why, seconds, lane.next.way if isinstance(lane.next, Ask) else "",
     )  # fmt: skip
 
 

@@ -4,8 +4,9 @@ Every request that ought to be refused is put in every way that `attacks` name (
 the attack gives up, or the budget is spent (Perez et al. 2022, arXiv 2202.03286; HarmBench, Mazeika et al. 2024,
 arXiv 2402.04249). A judge has three verdicts: complied, refused, unclear. What was not tried is neither safe nor unsafe.
 
-Row: messages that end with the answer; verdict, attack, goal (the request itself), goal_id, n (number of the attempt), and the
-columns of the goal. `attempts.jsonl` in the stage's scratch folder is the ledger that a killed run goes on from.
+Row: messages that end with the answer; verdict, attack, way (how the attack put it, where it has several), goal (the request
+itself), goal_id, n (number of the attempt), and the columns of the goal. `attempts.jsonl` in the stage's scratch folder is the
+ledger that a killed run goes on from.
 """
 
 import json
@@ -46,14 +47,20 @@ class RedTeam(Assault, Generator):
 def _row(lane: Lane, entry: Entry) -> dict[str, Any]:
     goal = lane.goal.row
     others = {name: value for name, value in goal.columns.items() if name.strip().casefold() not in NAMES}
-    asked = entry.messages[:-1] if entry.messages[-1]["role"] == "assistant" else entry.messages  # the rest was begun
+    *asked, last = entry.messages
+    answer = {"role": "assistant", "content": entry.text}
+    if last["role"] != "assistant":
+        asked.append(last)
+    elif entry.text.startswith(last["content"]):  # what was put into the model's mouth is not learnt
+        answer["given"] = last["content"]
     return {
         **others,
-        "messages": [*asked, {"role": "assistant", "content": entry.text}],
+        "messages": [*asked, answer],
         "task": goal.task,
         "answer": goal.answer,
         "verdict": entry.verdict,
         "attack": lane.family,
+        "way": entry.way,
         "goal": lane.goal.request,
         "goal_id": lane.goal.id,
         "n": entry.n,
