@@ -2,6 +2,8 @@
 
 Row shapes:
     chat/train, polite/train    messages (a user turn and an assistant turn), task, plain
+    critique/train              messages (six turns, or two of a comparison), task, principle, kind
+    critique/dev, critique/test messages up to a turn of the critic, answer, task, principle, kind
     text/*, harbor_text/*       text
     pairs/*                     prompt, chosen, rejected, task
     all others                  prompt, answer, task, plain, and what the task adds (`value` of a fact, `final` of a
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import posttrain.lab.text as pretraining
-from posttrain.lab import harbor, howto, knowledge, reasoning, styles, words
+from posttrain.lab import critique, harbor, howto, knowledge, reasoning, styles, words
 from posttrain.lab.item import Item
 from posttrain.lab.splits import Split
 from posttrain.lab.text import Task
@@ -241,6 +243,12 @@ FAMILIES = {
         "plain text about ships, which the base model never read", _documents(harbor.document), (800, 80, 80)
     ),
     "harbor": Family("questions about ships, told of in harbor_text", harbor_questions, (120, 36, 96)),
+    "critique": Family(
+        "answers to how-to questions, criticised, revised and compared",
+        critique.asked,
+        (2400, 120, 240),
+        critique.taught,
+    ),
 }
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
