@@ -5,6 +5,7 @@ can be made of is counted and asked for again, a few times. What is quoted to it
 that it cannot end.
 """
 
+import re
 from collections.abc import Generator
 from typing import Any
 
@@ -26,6 +27,12 @@ HEARD = (
     "Write a better wording that still asks for the same thing.\n\n{answer}\n\n" + FORM
 )
 MARK = '"""'
+PLACE = re.compile(r"\{([a-z]+)\}")
+
+
+def filled(form: str, **parts: str) -> str:
+    """A text with its places filled, all at once: a place that stands in a part is text."""
+    return PLACE.sub(lambda found: parts.get(found[1], found[0]), form)
 
 
 def quoted(text: str, longest: int) -> str:
@@ -37,14 +44,12 @@ def quoted(text: str, longest: int) -> str:
 
 def opening(request: str, longest: int, angle: str = "") -> Messages:
     """The attacker's model is told what this is about; `angle` is how it should go about it."""
-    said = BRIEF.replace("{angle}", f" {angle}" if angle else "")
-    return (Message("user", said.replace("{request}", quoted(request, longest))),)
+    return (Message("user", filled(BRIEF, angle=f" {angle}" if angle else "", request=quoted(request, longest))),)
 
 
 def told(heard: Heard, longest: int) -> Message:
     """It is told what came of its wording."""
-    said = HEARD.replace("{verdict}", heard.verdict)
-    return Message("user", said.replace("{answer}", quoted(heard.answer, longest)))
+    return Message("user", filled(HEARD, verdict=heard.verdict, answer=quoted(heard.answer, longest)))
 
 
 def asked_for(

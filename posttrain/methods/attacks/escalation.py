@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from posttrain.engine.attack import REQUEST, Attack, Goal, Heard, Scene, Tries, ask, lead
-from posttrain.engine.improving import PROMPT, asked_for, quoted
+from posttrain.engine.improving import PROMPT, asked_for, filled, quoted
 from posttrain.functional.replies import field_in
 from posttrain.schema.rows import Message, Messages
 
@@ -98,5 +98,5 @@ def _answered(heard: Heard) -> bool:
 
 def _brief(request: str, talk: Messages, refused: str, longest: int) -> str:
     shown = "\n".join(f"{message.role}: {message.content}" for message in talk)[-longest:] or "(nothing yet)"
-    said = BRIEF.replace("{refused}", REFUSED + quoted(refused, longest) if refused else "")
-    return said.replace("{talk}", quoted(shown, longest)).replace(REQUEST, quoted(request, longest))
+    back = REFUSED + quoted(refused, longest) if refused else ""
+    return filled(BRIEF, refused=back, talk=quoted(shown, longest), request=quoted(request, longest))

@@ -20,7 +20,7 @@ from typing import Literal
 from pydantic import Field
 
 from posttrain.engine.attack import REQUEST, Ask, Attack, Goal, Heard, Scene, Tries
-from posttrain.engine.improving import PROMPT, asked_for, quoted
+from posttrain.engine.improving import PROMPT, asked_for, filled, quoted
 from posttrain.functional import encodings
 from posttrain.schema.rows import Message
 from posttrain.schema.verdicts import Verdict
@@ -144,5 +144,5 @@ class Evolve(Attack):
         return text
 
     def _brief(self, text: str, way: Way) -> tuple[Message, ...]:
-        told = WORDED.replace("{style}", " and ".join(way))
-        return (Message("user", told.replace(REQUEST, quoted(text, self.longest))),)
+        told = filled(WORDED, style=" and ".join(way), request=quoted(text, self.longest))
+        return (Message("user", told),)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from posttrain.engine.attack import Attack, Goal, Heard, Move, Scene, Tries, ask, write
-from posttrain.engine.improving import improved, opening, quoted, recent, told
+from posttrain.engine.improving import filled, improved, opening, quoted, recent, told
 from posttrain.functional.replies import rating_in, yes_in
 from posttrain.schema.rows import Message, Messages
 
@@ -99,6 +99,4 @@ class TAP(Attack):
         return score
 
     def _about(self, text: str, one: str, other: str) -> str:
-        before, _, rest = text.partition("{one}")
-        between, _, behind = rest.partition("{other}")
-        return f"{before}{quoted(one, self.longest)}{between}{quoted(other, self.longest)}{behind}"
+        return filled(text, one=quoted(one, self.longest), other=quoted(other, self.longest))

@@ -1,0 +1,106 @@
+"""GCG: the gradient is that of the loss, the loss falls, and a model reads the very tokens that were searched."""
+
+import pytest
+import torch
+
+from posttrain.data.chat import ChatFormat
+from posttrain.data.program import PromptProgram
+from posttrain.models.policy import Policy
+from posttrain.models.sampler import Sampling
+from posttrain.models.speaker import Local
+from posttrain.models.suffix import Suffix
+from posttrain.schema.errors import UsageError
+from posttrain.schema.rows import Prompt
+from tests import tiny
+from tests.scripted import asked, attack, goal, local, played, scene
+
+TARGET = "Sure"
+
+
+def weights(family="llama", seed=0, program=None) -> Local:
+    tokenizer = tiny.tokenizer()
+    return Local(
+        Policy(tiny.model(family, seed), tokenizer), ChatFormat(tokenizer, program), Sampling(max_new_tokens=8)
+    )
+
+
+def searched(model: Local, n=4) -> Suffix:
+    box = goal()
+    return Suffix(model, box.put, box.request, TARGET, n)
+
+
+@pytest.mark.parametrize("program", [None, PromptProgram(layout="plain")], ids=["chat", "plain"])
+def test_what_is_asked_in_text_is_read_as_these_tokens(program):
+    suffix = searched(weights(program=program))
+    assert suffix.form.ask(Prompt(suffix.put(suffix.text(suffix.start)))) == [
+        *suffix.before,
+        *suffix.start,
+        *suffix.after,
+    ]
+    assert suffix.is_read_back(suffix.start)
+    special = suffix.form.tokenizer.convert_tokens_to_ids("<|user|>")
+    assert not suffix.is_read_back([special, *suffix.start[1:]])
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gemma"])
+def test_the_loss_is_that_of_the_whole_text(family):
+    suffix = searched(weights(family))
+    ids = [*suffix.before, *suffix.start, *suffix.after, *suffix.target]
+    logits = suffix.policy.model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    wanted = -sum(logits[i - 1, ids[i]] for i in range(len(ids) - len(suffix.target), len(ids))) / len(suffix.target)
+    assert float(suffix.losses([suffix.start])[0]) == pytest.approx(wanted.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
+def test_the_slope_is_the_derivative_along_one_hot_vectors(family):
+    """Moving a place a little from its token towards another, the loss changes by the difference of their slopes."""
+    suffix = searched(weights(family))
+    slope, place, other, step = suffix.slope(suffix.start), 1, 77, 1e-3
+    table = suffix.policy.model.get_input_embeddings()
+    ids = torch.tensor([[*suffix.before, *suffix.start, *suffix.after, *suffix.target]])
+    at, n = len(suffix.before) + place, len(suffix.target)
+
+    def loss(share):
+        vectors = table(ids).detach().clone()
+        vectors[0, at] = (1 - share) * table(ids[0, at]) + share * table(torch.tensor(other))
+        logits = suffix.policy.model(inputs_embeds=vectors).logits[0, -n - 1 : -1]
+        return torch.nn.functional.cross_entropy(logits.double(), ids[0, -n:])
+
+    with torch.no_grad():
+        measured = float(loss(step) - loss(-step)) / (2 * step)
+    assert measured == pytest.approx(float(slope[place, other] - slope[place, suffix.start[place]]), rel=0.02, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_loss_of_the_target_falls_by_more_than_drawing_brings(seed):
+    model = weights(seed=seed)
+    moves = played(
+        attack("gcg", steps=12, every=4, length=6, candidates=32), goal(complied=TARGET), scene(seed, weights=model)
+    )
+    suffix = searched(model)
+
+    def loss(text):
+        ids = suffix.form.ask(Prompt(suffix.put(text)))
+        n = len(suffix.before), len(ids) - len(suffix.after)
+        return float(suffix.losses([ids[n[0] : n[1]]])[0])
+
+    before, *after = [loss(text) for text in [f"{goal().request} ! ! ! ! ! !", *asked(moves)]]
+    assert len(after) == 3
+    assert before > after[0] >= after[1] >= after[2]
+    assert after[-1] < before - 0.5
+
+
+def test_only_what_may_be_typed_is_in_the_suffix():
+    moves = played(attack("gcg", steps=6, every=1), goal(), scene(weights=local()))
+    assert len(moves) == 6
+    assert all(text.startswith(goal().request) and text.isascii() and text.isprintable() for text in asked(moves))
+
+
+def test_it_needs_the_weights():
+    with pytest.raises(UsageError, match="Leave out `target`"):
+        played(attack("gcg"), goal(), scene())
+    assert attack("gcg").needs() == {"opens"}
+
+
+def test_a_request_that_leaves_no_room_is_not_asked():
+    assert played(attack("gcg"), goal("x" * 600), scene(weights=local())) == []
