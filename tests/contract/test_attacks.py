@@ -11,7 +11,7 @@ from posttrain.engine.attack import Attack, Move, Write
 from posttrain.schema.find import attack_class, attacks
 from posttrain.schema.rows import Messages, Prompt
 from posttrain.schema.settings import options
-from tests.scripted import attack, by_first_word, goal, local, played, scene
+from tests.besieged import attack, by_first_word, goal, local, played, scene
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = local()

@@ -1,6 +1,6 @@
 """Context overflow: a harmless text of the length that is asked for stands before the request."""
 
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 
 def test_lengths_are_halved():

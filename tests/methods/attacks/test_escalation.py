@@ -3,7 +3,7 @@
 import json
 
 from posttrain.engine.attack import Lead, Write
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 STEPS = [["about boxes?", "of boxes?"], ["which tools?"], ["now: {request}", "again: {request}"]]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from posttrain.engine.attack import Write
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 STYLES = {name: f"{name}: {{request}}" for name in ("aa", "bb", "cc", "dd", "ee")}
 

@@ -12,7 +12,7 @@ from posttrain.models.suffix import Suffix
 from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Prompt
 from tests import tiny
-from tests.scripted import asked, attack, goal, local, played, scene
+from tests.besieged import asked, attack, goal, local, played, scene
 
 TARGET = "Sure"
 

@@ -1,6 +1,6 @@
 """Glossary: words of a list are put in others, and read back in the answer."""
 
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 WORDS = {"Box": "caja", "open": "abrir", "ship": "barco"}
 

@@ -3,7 +3,7 @@
 import random
 
 from posttrain.functional.encodings import to_homoglyphs
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 REQUEST = "how do i open the old box in the house of the mayor"
 CODED = to_homoglyphs(REQUEST, random.Random(0))

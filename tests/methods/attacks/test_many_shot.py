@@ -4,7 +4,7 @@ import pytest
 
 from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Prompt
-from tests.scripted import EXAMPLES, attack, goal, local, played, scene
+from tests.besieged import EXAMPLES, attack, goal, local, played, scene
 
 
 def test_n_answered_questions_stand_before_the_request():

@@ -4,7 +4,7 @@ import json
 import re
 
 from posttrain.engine.attack import Write
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 
 def climbing(messages):

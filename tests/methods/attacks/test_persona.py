@@ -1,6 +1,6 @@
 """Persona: the request is put to whom the model plays."""
 
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 
 def test_every_form_holds_the_whole_request_and_none_comes_twice():

@@ -1,7 +1,7 @@
 """Prefill: the model goes on behind words that are put into its mouth, and they are part of its answer."""
 
 from posttrain.schema.rows import Message, Prompt
-from tests.scripted import attack, goal, local, played, scene
+from tests.besieged import attack, goal, local, played, scene
 
 
 def test_the_answer_is_begun():

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 
 def test_each_beginning_is_asked_for_once():

@@ -1,6 +1,6 @@
 """Refusal suppression: the request stands under rules that leave no refusal."""
 
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 
 def test_every_form_holds_the_whole_request_and_none_comes_twice():

@@ -4,7 +4,7 @@ import json
 from itertools import count
 
 from posttrain.engine.attack import Write
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 
 def writer(rate=lambda text: 1, same=lambda text: "yes"):

@@ -4,7 +4,7 @@ import pytest
 
 from posttrain.engine.attack import armed
 from posttrain.schema.errors import UsageError
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 
 def test_the_request_takes_its_place_or_stands_behind():

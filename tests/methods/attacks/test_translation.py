@@ -3,7 +3,7 @@
 import json
 
 from posttrain.engine.attack import Write
-from tests.scripted import asked, attack, goal, played, scene
+from tests.besieged import asked, attack, goal, played, scene
 
 
 def translate(messages):
