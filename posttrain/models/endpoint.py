@@ -10,7 +10,7 @@ this address alone, and stands in no message, no record and no artifact.
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -80,13 +80,16 @@ class _Stay(HTTPRedirectHandler):
 
 @dataclass
 class Calling:
-    """Asks the model of an endpoint. Raises UsageError where the key is not set."""
+    """Asks the model of an endpoint. `more` is asked for beside the usual, and `read` then makes something else of what
+    comes back than its text. Raises UsageError where the key is not set."""
 
     endpoint: Endpoint
     max_new_tokens: int
     sleep: Callable[[float], None] = time.sleep
     temperature: float = 0.0
     who: str = "judge"
+    more: Mapping[str, Any] = field(default_factory=dict)
+    read: Callable[[bytes], Reply] | None = None
     _key: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -108,7 +111,7 @@ class Calling:
         failure: Exception | None = None
         for attempt in range(self.endpoint.retries + 1):
             try:
-                return _read(self._post(question))
+                return (self.read or _read)(self._post(question))
             except HTTPError as error:
                 with closing(error):
                     if error.code in NOT_THIS_ONE:
@@ -132,6 +135,7 @@ class Calling:
             "messages": [message.as_dict() for message in messages],
             "temperature": self.temperature,
             "max_tokens": self.max_new_tokens,
+            **self.more,
         }
         request = Request(f"{self.endpoint.url}/chat/completions", json.dumps(asked).encode(), method="POST")
         request.add_header("Content-Type", "application/json")
