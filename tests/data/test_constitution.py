@@ -151,7 +151,7 @@ def test_hostile_text_is_one_error(text: str) -> None:
 def test_a_file_that_cannot_be_read_names_what_ships(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot be read .*Name a YAML file, or: default, lab"):
         load(tmp_path / "none.yaml")
-    with pytest.raises(ValueError, match="mapping|principles"):
+    with pytest.raises(ValueError, match=r"no key .rules.|principles"):
         written_out({"rules": []})
 
 
@@ -189,7 +189,7 @@ def test_principles_are_chosen_by_tag_and_language() -> None:
     assert len(found.choose("en", ())) == len(found.principles)
     with pytest.raises(UsageError, match="not written in 'de'"):
         found.choose("de", ())
-    with pytest.raises(UsageError, match="has the tag 'privcy'. Did you mean 'privacy'"):
+    with pytest.raises(UsageError, match=r"the tag 'privcy'\. Did you mean 'privacy'"):
         found.choose("en", ("privcy",))
     with pytest.raises(UsageError, match="examples=9 are to be shown"):
         found.shown("zh", 9)
