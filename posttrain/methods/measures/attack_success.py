@@ -66,12 +66,9 @@ def _any(lanes: Iterable[Lane]) -> Metric:
 
 
 def _corrected(lanes: Sequence[Lane], jury: Jury) -> dict[str, Metric]:
-    """The rate among answers with a clear verdict, less what the judge is known to get wrong."""
-    clear = [lane.verdict == "complied" for lane in lanes if lane.verdict != "unclear"]
-    if jury.calibration is None or not clear:
-        return {}
-    found = jury.calibration.corrected(sum(clear), len(clear))
-    return {"corrected": Metric(found.value, found.n, found.low, found.high, better="lower")}
+    """The rate less what the judge is known to get wrong, where that is known."""
+    found = jury.corrected([lane.verdict for lane in lanes if lane.verdict], "complied")
+    return {"corrected": Metric(found.value, found.n, found.low, found.high, better="lower")} if found else {}
 
 
 def _count(n: int, of: int) -> Metric:

@@ -1,7 +1,8 @@
 """Benchmark: ask a model questions, grade its answers, and give the rate with its interval.
 
-Questions are rows with an answer; a grader turns an answer into a score from 0 to 1. Answers are drawn greedily, so
-the same model gives the same answers. Rates get Wilson intervals, graded means bootstrapped ones; a row keeps its
+Questions are rows with an answer; a grader turns an answer into a score from 0 to 1. Answers are drawn greedily, or at a
+`temperature`: then a model is judged by all that it would say and not by its likeliest answer alone. The same model gives the
+same answers either way. Rates get Wilson intervals, graded means bootstrapped ones; a row keeps its
 number in every model's findings, so two models are compared pair by pair. An answer that the grader has no verdict on
 is left out, and counted as `no_verdict`.
 """
@@ -43,6 +44,8 @@ class Benchmark(Measure):
     """How the model is asked: as it likes to be (`own`), or its prompt program put aside, in its chat format or as plain text."""
     max_new_tokens: int = Field(256, ge=1)
     """Longest answer, in tokens."""
+    temperature: float = Field(0.0, ge=0)
+    """How far draws stray from the likeliest token; 0 takes the likeliest, 1 is the model itself."""
 
     def measure(self, job: Job, model: Model, **data: tuple[Dataset, ...]) -> Findings:
         policy = load_policy(model)
@@ -51,9 +54,8 @@ class Benchmark(Measure):
             form = load_format(model, policy.tokenizer, PromptProgram(layout=self.layout))
         rows = [row for dataset in data["data"] for row in read(dataset, Prompt).rows]
         sampler = TransformersSampler(policy, form.stop_ids, watch=lambda done: job.answered(done, len(rows)))
-        answers = sampler.sample(
-            [form.ask(row) for row in rows], Sampling(max_new_tokens=self.max_new_tokens), job.seed
-        )
+        sampling = Sampling(max_new_tokens=self.max_new_tokens, temperature=self.temperature)
+        answers = sampler.sample([form.ask(row) for row in rows], sampling, job.seed)
         if note := grader(*named(self.grader)).note():
             job.note(note)
         samples, unsaid = self._graded(rows, [form.read_answer(ids) for ids in answers])
