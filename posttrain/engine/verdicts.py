@@ -224,7 +224,9 @@ class ByAsking:
     def __call__(self, rows: Sequence[Prompt], answers: Sequence[str]) -> list[Opinion]:
         pairs = [(spoken(row.messages), answer) for row, answer in zip(rows, answers, strict=True)]
         return [
-            ("unclear", f"judge: {why}") if verdict is None else (verdict, "judge: cannot tell")
+            ("unclear", f"judge: {why}")
+            if verdict is None
+            else (verdict, "judge: cannot tell" if verdict == "unclear" else "")
             for verdict, why in self.ruler.decide_all(pairs)
         ]
 
