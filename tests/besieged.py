@@ -31,8 +31,10 @@ class Speaking:
 
     say: Callable[[Messages, int], str | None]
     heard: list[Messages] = field(default_factory=list)
+    calls: int = 0
 
     def replies(self, conversations: Sequence[Messages], numbers: Sequence[int]) -> list[Said]:
+        self.calls += 1
         self.heard += conversations
         said = [self.say(messages, number) for messages, number in zip(conversations, numbers, strict=True)]
         return [Said(text, len(text.split())) if text is not None else Said(None, 0, "no reply") for text in said]

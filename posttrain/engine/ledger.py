@@ -9,7 +9,7 @@ here; `digest` tells that a move is still the same. A line that a kill tore off 
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
@@ -75,7 +75,7 @@ class Ledger:
     def add(self, entries: Iterable[Entry]) -> None:
         new = list(entries)
         with room_for("the ledger", self.path), self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(entry)) + "\n" for entry in new)
+            file.writelines(json.dumps(vars(entry)) + "\n" for entry in new)
             file.flush()
             os.fsync(file.fileno())
         self.entries |= {entry.place: entry for entry in new}
@@ -102,5 +102,5 @@ def _entry(line: bytes) -> Entry | None:
     try:
         found = json.loads(line) if line.endswith(b"\n") else None
         return Entry(**{**found, "messages": tuple(found["messages"])}) if found is not None else None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
