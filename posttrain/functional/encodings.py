@@ -27,6 +27,8 @@ LEET = {"a": "4", "e": "3", "i": "1", "o": "0", "s": "5", "t": "7"}
 ALIKE = dict(zip("acehijopsxyABCEHIKMOPSTXY", "асеһіјорѕхуАВСЕНІКМОРЅТХУ", strict=True))
 """Latin letters, and Cyrillic ones that look the same."""
 WORD = re.compile(r"\w+", re.UNICODE)
+TELLING = 8
+"""How long a line is by which one can tell whether it is English."""
 LEET_SHARE = 0.2
 """The least share of words with digits in them by which a text is leetspeak."""
 
@@ -55,9 +57,13 @@ def rot13(text: str) -> str:
 
 
 def from_rot13(text: str) -> str:
-    """The text with every line turned back that reads more like English then."""
-    lines = [(line, rot13(line)) for line in text.split("\n")]
-    return "\n".join(turned if likeness(turned) > likeness(line) else line for line, turned in lines)
+    """The text with every line turned back that reads more like English then; one of few letters does not tell."""
+    return "\n".join(_turned(line) if len(line) >= TELLING else line for line in text.split("\n"))
+
+
+def _turned(line: str) -> str:
+    turned = rot13(line)
+    return turned if likeness(turned) > likeness(line) else line
 
 
 def likeness(text: str) -> float:

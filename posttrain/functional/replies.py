@@ -14,7 +14,7 @@ import re
 LONGEST = 50_000
 FEW = 50
 RATED = re.compile(r"\[\[\s*([0-9]{1,3})\s*\]\]")
-NUMBER = re.compile(r"(?<![0-9.])[0-9]{1,3}(?![0-9.])")
+NUMBER = re.compile(r"(?<![0-9])(?<![0-9]\.)[0-9]{1,3}(?![0-9]|\.[0-9])")
 
 
 def field_in(reply: str, name: str) -> str | None:
