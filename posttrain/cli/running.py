@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posttrain import recipes as shelf
+from posttrain.report.text import clip
 from posttrain.schema.errors import GateFailed, Stopped, UsageError, nearest
 from posttrain.schema.find import methods
-from posttrain.schema.record import RunRecord
+from posttrain.schema.record import GateResult, RunRecord
 
 from .stopping import stoppable
 from .terminal import Paint, Terminal
@@ -153,9 +154,17 @@ def _show(record: RunRecord, terminal: Terminal) -> None:
         terminal.answer(line)
 
 
+def _on(gate: GateResult) -> str:
+    """The prompts that made the difference, inert."""
+    shown = ", ".join(repr(clip(prompt, 60).start) for prompt in gate.changed)
+    return f" (worse on {shown} …)" if shown else ""
+
+
 def _failed_gates(record: RunRecord) -> str:
     failed = [(stage.name, gate) for stage in record.stages for gate in stage.gates if not gate.passed]
-    told = "; ".join(f"after {name}, {gate.rule} does not hold: it is {gate.value:.4g}" for name, gate in failed)
+    told = "; ".join(
+        f"after {name}, {gate.rule} does not hold: it is {gate.value:.4g}{_on(gate)}" for name, gate in failed
+    )
     return (
         f"A gate failed: {told}. All that was made is kept. Change the stage or its `gate:`, and run the recipe again."
     )

@@ -16,7 +16,7 @@ from posttrain.schema.rows import Row
 from posttrain.schema.settings import Rows, form_of, input_of, inputs
 
 from .reading import NAME, draft
-from .recipe import BASE, RELATIVE, Entry, Recipe, names_in, unrolled
+from .recipe import BASE, Entry, Recipe, names_in, unrolled
 from .step import Input, Step, reads
 from .tree import Node
 
@@ -235,20 +235,24 @@ class _Wiring:
         if measured and left_out:
             self.notes.append(f"{model} is not measured with {', '.join(left_out)}: no measure of {form} weights")
 
+    def earlier(self, step: Step, places: Mapping[str, int]) -> list[str]:
+        """The models that are made before a step."""
+        return [name for name in self.suite if name == BASE or places.get(name, len(places)) < places[step.name]]
+
     def check_gates(self, step: Step, places: Mapping[str, int]) -> None:
         """`places` says in which order steps are made."""
         measures, known = {m.name: m for m in self.measures}, [m.name for m in self.recipe.measure]
         for gate in step.gates:
-            name, models = (
-                gate.metric.partition(".")[0],
-                (step.name, *((step.source,) if gate.rule in RELATIVE else ())),
-            )
+            name, other = gate.measure, gate.against or step.source
+            models = (step.name, *((other,) if gate.is_relative else ()))
             waits = measures[name].waits_for if name in measures else ()
             unmeasured = [m for m in models if name in measures and name not in self.suite.get(m, ())]
-            late = [other for other in waits if places[other] > places[step.name]]
+            late = [stage for stage in waits if places[stage] > places[step.name]]
             wrong = ""
             if not step.makes_model:
                 wrong = "it makes data, which no measure judges. Move the gate to a later stage."
+            elif other != BASE and places.get(other, len(places)) >= places[step.name]:
+                wrong = f"no model {other!r} is made before it. {nearest(other, self.earlier(step, places))}"
             elif name not in known:
                 wrong = f"the suite has no measure {name!r}. {nearest(name, known)}"
             elif unmeasured:

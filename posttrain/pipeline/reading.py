@@ -11,7 +11,7 @@ from posttrain.schema.settings import problems as problems_of
 
 from . import overrides as override
 from .overrides import only, short
-from .recipe import BASE, RULES, Entry, Gate, Recipe, Repeat
+from .recipe import AGAINST, BASE, RULES, Entry, Gate, Recipe, Repeat
 from .tree import Node, child_of, read, written
 
 KEYS = ("name", "model", "seed", "measure", "stages")
@@ -203,7 +203,10 @@ class _Reading:
         if not isinstance(node.value, dict | None):
             self.wrong(node, f"a gate is written `{GATE}`, not {node.plain()!r}.")
             return
+        against = self.against((node.value or {}).get(AGAINST))
         for key, child in (node.value or {}).items():
+            if key == AGAINST:
+                continue
             if key not in RULES and isinstance(child.value, dict):
                 yield from self.gates(child, f"{metric}.{key}".lstrip("."))
             elif key not in RULES:
@@ -213,7 +216,14 @@ class _Reading:
             elif "." not in metric:
                 self.wrong(child, f"a gate names a measure and its metric: `{GATE}`.")
             else:
-                yield Gate(metric, key, float(child.value), child)
+                yield Gate(metric, key, float(child.value), child, against)
+
+    def against(self, node: Node | None) -> str | None:
+        """The model that a gate compares with, where one is named."""
+        if node is not None and not isinstance(node.value, str):
+            self.wrong(node, f"{AGAINST}: {node.plain()!r} is no name. Write the name of a stage, or `base`.")
+            return None
+        return node.value if node is not None else None
 
 
 def _class(method: str) -> type[Stage]:

@@ -23,22 +23,41 @@ from posttrain.schema.artifacts import hash_of
 
 from .tree import Node
 
-RULES = ("at_least", "at_most", "drop_at_most", "rise_at_most")
-RELATIVE = ("drop_at_most", "rise_at_most")
+PLAIN = ("at_least", "at_most", "drop_at_most", "rise_at_most")
+SURELY = "surely_"
+"""Before a rule: not the value found must hold the limit, but every value of its 95 % interval."""
+RULES = (*PLAIN, *(SURELY + rule for rule in PLAIN))
+AGAINST = "against"
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A limit on a metric, `<measure>.<metric>`. The rules of RELATIVE compare with the model the stage began with."""
+    """A limit on a metric, `<measure>.<metric>`. Rules on a drop or a rise compare with the model the stage began with, or
+    with another that is named."""
 
     metric: str
     rule: str
     limit: float
     node: Node
+    against: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.metric} {self.rule} {self.limit:g}"
+        against = f" {AGAINST} {self.against}" if self.against else ""
+        return f"{self.metric} {self.rule} {self.limit:g}{against}"
+
+    @property
+    def measure(self) -> str:
+        return self.metric.partition(".")[0]
+
+    @property
+    def plain(self) -> str:
+        """The rule without `surely_`."""
+        return self.rule.removeprefix(SURELY)
+
+    @property
+    def is_relative(self) -> bool:
+        return self.plain in ("drop_at_most", "rise_at_most")
 
 
 @dataclass(frozen=True)

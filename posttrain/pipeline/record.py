@@ -182,7 +182,11 @@ class _Reading:
 def _gate(event: Event) -> GateResult:
     value = event.fields["value"]
     return GateResult(
-        event.fields["rule"], float("nan") if value is None else value, event.fields["limit"], event.fields["passed"]
+        event.fields["rule"],
+        float("nan") if value is None else value,
+        event.fields["limit"],
+        event.fields["passed"],
+        tuple(event.fields.get("changed", ())),
     )
 
 

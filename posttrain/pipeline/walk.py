@@ -13,14 +13,13 @@ from posttrain.schema.findings import Findings
 
 from . import alerts
 from .events import Events
+from .gates import judged
 from .leaks import Leaks
 from .plan import Plan
-from .recipe import BASE, RELATIVE, Gate
+from .recipe import BASE, Gate
 from .record import read_findings
 from .step import Step
 from .work import Outside, Work, base_of, given, of_model
-
-ROUNDING = 1e-9
 
 
 @dataclass
@@ -153,17 +152,19 @@ class Walk:
         """Whether a limit holds for what a step made."""
         for wrong in self.unknown_metric(gate, step.name):
             raise PosttrainError(f"The gate after {step.name}: {wrong}")
-        value = self.metric(step.name, gate)
-        if gate.rule in RELATIVE:
-            value = value - self.metric(step.source, gate)
-            value = -value if gate.rule == "drop_at_most" else value
-        passed = value >= gate.limit - ROUNDING if gate.rule == "at_least" else value <= gate.limit + ROUNDING
-        self.events.emit("gate", stage=step.name, rule=str(gate), value=value, limit=gate.limit, passed=passed)
-        return passed
-
-    def metric(self, model: str, gate: Gate) -> float:
-        measure, _, metric = gate.metric.partition(".")
-        return self.found[model, measure].metrics[metric].value
+        found = self.found[step.name, gate.measure]
+        verdict = judged(gate, found, self.found.get((gate.against or step.source, gate.measure)))
+        told = {"changed": list(verdict.changed)} if verdict.changed else {}
+        self.events.emit(
+            "gate",
+            stage=step.name,
+            rule=str(gate),
+            value=verdict.value,
+            limit=gate.limit,
+            passed=verdict.passed,
+            **told,
+        )
+        return verdict.passed
 
 
 def what_failed(error: BaseException, stage: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from posttrain.schema.record import ModelRecord, RunRecord, StageRecord
 
 from .compare import Change, Comparison, Contrast, Pair, compare
 from .numbers import plain
+from .text import clip
 from .trade import Trade, trade
 from .trust import Trust, trust
 from .watched import watched
@@ -191,7 +192,8 @@ def _problems(record: RunRecord) -> Iterator[str]:
             yield f"{stage.name} failed while running"
         for gate in stage.gates:
             if not gate.passed:
-                yield f"{stage.name} fails its gate {gate.rule} (found {plain(gate.value)})"
+                on = "".join(f"; worse on {clip(prompt, 80).start!r}" for prompt in gate.changed)
+                yield f"{stage.name} fails its gate {gate.rule} (found {plain(gate.value)}){on}"
 
 
 def table(record: RunRecord, compared: Mapping[str, Comparison]) -> Table:

@@ -20,12 +20,14 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One limit of a recipe and what was found. `rule` is written as in the recipe."""
+    """One limit of a recipe and what was found. `rule` is written as in the recipe; `changed` are prompts that are answered
+    worse than before, where it does not hold."""
 
     rule: str
     value: float
     limit: float
     passed: bool
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -231,6 +231,24 @@ def test_a_gate_on_the_stage_that_the_measure_names_is_fine() -> None:
     assert [str(gate) for gate in planned(stages, suite=suite).steps[0].gates] == ["from_tune.far at_most 0"]
 
 
+def test_a_gate_may_name_the_model_that_it_compares_with() -> None:
+    stages = """
+  - pipeline_fakes:Tune: {data: rows.jsonl}
+  - pipeline_fakes:Tune: {name: second, data: rows.jsonl, gate: {chat.accuracy: {surely_drop_at_most: 0.1, against: AGAINST}}}
+"""
+    for name in ("base", "tune"):
+        (gate,) = planned(stages.replace("AGAINST", name)).steps[1].gates
+        assert str(gate) == f"chat.accuracy surely_drop_at_most 0.1 against {name}"
+    for name, message in (
+        ("tuna", "second: no model 'tuna' is made before it. Did you mean 'tune'?"),
+        ("second", "second: no model 'second' is made before it."),
+        ("3", "against: 3 is no name. Write the name of a stage, or `base`."),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            planned(stages.replace("AGAINST", name))
+        assert message in str(caught.value)
+
+
 def test_a_broken_stage_brings_no_false_alarms() -> None:
     message = refused("""
   - pipeline_fakes:Tune: {data: rows.jsonl, stength: 3}

@@ -5,22 +5,27 @@
 
 The prompts are harmless, often such that look otherwise: "how do I kill a Python process?". An answer that is neither a
 refusal nor of any use is `unclear`, which stands apart: a model that says nothing at all refuses nothing, so gate both, or
-`answered` alone. Where the judge is calibrated, `refused_corrected` is what the share would be by people's judgement.
+`answered` alone. With `attacks` the same prompts are put as attacks put theirs: a model that learnt to refuse the attack and not
+the request shows it here. Where the judge is calibrated, `refused_corrected` is what the share would be by people's judgement.
 """
 
+import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from posttrain.data.read import read
 from posttrain.engine.answering import answers_of, verdicts_on
+from posttrain.engine.attack import Ask, Attacks, Goal, Scene, armed
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
 from posttrain.engine.verdicts import Deciding, deciding, rate
 from posttrain.functional.statistics import wilson
 from posttrain.schema.artifacts import Model
+from posttrain.schema.errors import UsageError
 from posttrain.schema.findings import Findings, Flag, Graded, Metric
 from posttrain.schema.rows import Prompt, Row, fingerprint
 from posttrain.schema.settings import DatasetRef
@@ -36,13 +41,15 @@ class OverRefusal(Measure):
 
     data: DatasetRef
     """The harmless prompts, such as `lab:howto/test` or the safe ones of XSTest."""
+    attacks: Attacks = ("direct",)
+    """How they are put, as `[direct, {persona: {}}]`; only attacks that need nothing but the request, of which the first try counts."""
     judge: Deciding = Deciding(rule="complied")
     """Who says whether an answer refuses, as `{rule: complied}`, `{classifier: NAME}` or `{ask: {model: NAME}}`."""
     max_new_tokens: int = Field(256, ge=1)
     """Longest answer, in tokens."""
 
     def measure(self, job: Job, model: Model, **inputs: Any) -> Findings:
-        rows = [row for dataset in inputs["data"] for row in read(dataset, Prompt).rows]
+        rows = list(self._put([row for dataset in inputs["data"] for row in read(dataset, Prompt).rows], job.seed))
         answers = answers_of(model, rows, job, self.max_new_tokens)
         jury = deciding(self.judge, inputs, job.seed)
         verdicts = verdicts_on(jury, rows, answers, job)
@@ -63,6 +70,19 @@ class OverRefusal(Measure):
             {"unclear": dict(jury.counts)},
             flags,
         )
+
+    def _put(self, rows: Sequence[Prompt], seed: int) -> Iterator[Prompt]:
+        """Every prompt, put as each of the attacks puts it at first. Raises UsageError for an attack that needs more."""
+        attacks = armed(self.attacks)
+        for row in rows:
+            for family, attack in attacks.items():
+                goal = Goal(row, fingerprint(row))
+                move = next(attack.tries(goal, Scene(random.Random(f"{seed} {family} {goal.id}"))), None)
+                if not isinstance(move, Ask):
+                    raise UsageError(
+                        f"The attack {family!r} needs more than a request. Take one that only puts it in other words."
+                    )
+                yield replace(row, messages=move.messages, task=family if len(attacks) > 1 else row.task)
 
 
 def _by_task(rows: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
