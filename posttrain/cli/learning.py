@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from posttrain import recipes as shelf
 from posttrain.schema.errors import UsageError, nearest
+from posttrain.schema.find import attacks as all_attacks
 from posttrain.schema.find import methods as all_methods
 
 from .terminal import Paint, Terminal
@@ -23,6 +24,8 @@ KINDS = {
     "generator": "make data",
     "measure": "judge a model",
 }
+LONGEST = 160  # characters of a default that are shown
+ATTACKS = "ways to put a request, in the `attacks` of red_team and attack_success"
 
 
 def methods(words: list[str], terminal: Terminal) -> int:
@@ -33,13 +36,19 @@ def methods(words: list[str], terminal: Terminal) -> int:
     if name:
         return describe(name, terminal)
     if terminal.json:
+        listed = {"methods": all_methods(), "attacks": all_attacks()}
         terminal.object(
-            {"methods": [{"name": e.name, "kind": e.kind, "summary": e.summary} for e in all_methods().values()]}
+            {
+                what: [{"name": e.name, "kind": e.kind, "summary": e.summary} for e in entries.values()]
+                for what, entries in listed.items()
+            }
         )
         return 0
     for kind, does in KINDS.items():
         terminal.answer(Paint(f"{kind}s", "bold"), f"  {does}")
         terminal.table([[entry.name, entry.summary] for entry in all_methods().values() if entry.kind == kind])
+    terminal.answer(Paint("attacks", "bold"), f"  {ATTACKS}")
+    terminal.table([[entry.name, entry.summary] for entry in all_attacks().values()])
     terminal.next("posttrain methods NAME", "posttrain NAME model=lab data=…")
     return 0
 
@@ -49,19 +58,24 @@ def describe(name: str, terminal: Terminal) -> int:
     import inspect
 
     from posttrain.engine.method import stage_class
-    from posttrain.schema.find import class_of
+    from posttrain.schema.find import attack_class, class_of
 
-    stage = stage_class(name)
-    text = inspect.getdoc(inspect.getmodule(class_of(name))) or inspect.getdoc(class_of(name)) or ""
+    is_attack = name in all_attacks()
+    if not is_attack and name not in all_methods() and ":" not in name:
+        raise UsageError(f"There is no method {name!r}. {nearest(name, [*all_methods(), *all_attacks()])}")
+    found = attack_class(name) if is_attack else class_of(name)
+    stage = found if is_attack else stage_class(name)
+    kind, does = ("attack", ATTACKS) if is_attack else (stage.kind, KINDS[stage.kind])
+    text = inspect.getdoc(inspect.getmodule(found)) or inspect.getdoc(found) or ""
     settings = list(_options(stage))
     if terminal.json:
         fields = ("name", "type", "required", "help")
         listed = [{**{f: getattr(o, f) for f in fields}, "default": _plain(o.default)} for o in settings]
         terminal.object(
-            {"name": name, "kind": stage.kind, "description": text, "settings": listed, "recipes": shelf.using(name)}
+            {"name": name, "kind": kind, "description": text, "settings": listed, "recipes": shelf.using(name)}
         )
         return 0
-    terminal.answer(Paint(name, "bold"), f"  {stage.kind}: {KINDS[stage.kind]}\n")
+    terminal.answer(Paint(name, "bold"), f"  {kind}: {does}\n")
     terminal.answer(f"{text}\n")
     wide = max((len(option.name) for option in settings), default=0)
     for option in settings:
@@ -69,6 +83,10 @@ def describe(name: str, terminal: Terminal) -> int:
         terminal.answer("  ", Paint(f"{option.name:<{wide}}", "bold"), f"  {_type(option.type)}, {default}")
         terminal.answer(f"  {'':<{wide}}  ", " ".join(option.help.split()))
     needed = [f"{option.name}=…" for option in settings if option.required]
+    if is_attack:
+        given = f"{{{name}: {{{', '.join(word.replace('=', ': ') for word in needed)}}}}}" if needed else name
+        terminal.answer(f"\nIn a recipe: attacks: [{given}]")
+        return 0
     terminal.answer(f"\nOn the command line: posttrain {' '.join([name, 'model=lab', *needed])}")
     if used := shelf.using(name):
         terminal.answer(f"Shipped recipes: {', '.join(used)}")
@@ -103,7 +121,8 @@ def _plain(default: Any) -> Any:
 def _shown(default: Any) -> str:
     if hasattr(default, "model_dump"):
         return "as below"
-    return {None: "none", "": "''"}.get(default, str(default)) if isinstance(default, str | None) else str(default)
+    text = {None: "none", "": "''"}.get(default, str(default)) if isinstance(default, str | None) else str(default)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 
 def recipes(words: list[str], terminal: Terminal) -> int:

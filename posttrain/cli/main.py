@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from posttrain.schema.errors import PosttrainError, RecipeError, UsageError, nearest
-from posttrain.schema.find import methods
+from posttrain.schema.find import attacks, methods
 
 from .terminal import Paint, Terminal
 
@@ -104,6 +104,8 @@ def _help(terminal: Terminal) -> int:
     for entry in methods().values():
         by_kind.setdefault(entry.kind, []).append(entry.name)
     terminal.table([(kind, "  ".join(names)) for kind, names in by_kind.items()])
+    terminal.answer("\nAttacks, for the `attacks` of red_team and attack_success: posttrain methods ATTACK")
+    terminal.table([("attack", "  ".join(attacks()))])
     terminal.answer("\nAll commands take --json, -q, -v and -h. Values are written as in YAML: sft.learning_rate=1e-4")
     terminal.answer("Start here:  posttrain run")
     return 0

@@ -126,8 +126,10 @@ def unspaced(text: str, between: str = " ") -> str:
     def joined(part: str) -> str:
         return part[:: 1 + len(between)] if apart.fullmatch(part) else part
 
-    lines = [gap.split(line.strip()) if apart.search(line) else [line] for line in text.split("\n")]
-    return "\n".join(" ".join(map(joined, parts)) if len(parts) > 1 else joined(parts[0]) for parts in lines)
+    def read(line: str) -> str:
+        return " ".join(map(joined, gap.split(line.strip()))) if apart.search(line) else line
+
+    return "\n".join(read(line) if len(line) > len(between) + 1 else line for line in text.split("\n"))
 
 
 def by_words(text: str, words: Mapping[str, str]) -> str:

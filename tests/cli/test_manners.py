@@ -119,6 +119,20 @@ def test_lists_are_json_too():
     assert all(recipe["summary"] for recipe in recipes)
 
 
+def test_attacks_are_listed_and_show_every_setting():
+    listed = json.loads(posttrain("methods", "--json").stdout)["attacks"]
+    assert {"direct", "persona", "gcg"} <= {attack["name"] for attack in listed}
+    assert all(attack["kind"] == "attack" and attack["summary"].endswith(".") for attack in listed)
+    assert "prompt_extraction" in posttrain("--help").stdout
+    told = posttrain("methods", "glossary").stdout
+    for words in ("arXiv 2402.10601", "required", "default", "attacks: [{glossary: {words: …}}]"):
+        assert words in told
+    as_json = json.loads(posttrain("methods", "evolve", "--json").stdout)
+    assert as_json["kind"] == "attack"
+    assert all(setting["help"] for setting in as_json["settings"])
+    assert "Did you mean 'persona'?" in posttrain("methods", "persna").stderr
+
+
 def test_a_recipe_is_copied_but_never_over_another(tmp_path: Path):
     done = posttrain("new", cwd=tmp_path)
     assert done.stdout == "quickstart.yaml\n"
