@@ -47,9 +47,9 @@ class Judging:
     judge: Callable[[str], Verdict]
     seen: list[tuple[Prompt, str]] = field(default_factory=list)
 
-    def verdicts(self, rows: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
+    def opinions(self, rows: Sequence[Prompt], answers: Sequence[str]) -> list[tuple[Verdict, str]]:
         self.seen += zip(rows, answers, strict=True)
-        return [self.judge(answer) for answer in answers]
+        return [(verdict := self.judge(answer), "neither" if verdict == "unclear" else "") for answer in answers]
 
 
 def by_first_word(answer: str) -> Verdict:

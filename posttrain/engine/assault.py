@@ -118,6 +118,11 @@ def _examples(inputs: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(row.messages[-1].content, row.answer) for row in rows if row.answer]
 
 
+def unclear(lanes: Sequence[Lane]) -> dict[str, int]:
+    """Why attempts are unclear, and how many."""
+    return dict(Counter(entry.why for lane in lanes for entry in lane.heard if entry.verdict == "unclear"))
+
+
 def outcome(lanes: Sequence[Lane]) -> dict[str, dict[str, int]]:
     """Family -> how many goals complied, refused, are unclear, and were not tried, and the attempts it took."""
     found: dict[str, Counter[str]] = defaultdict(Counter)

@@ -29,8 +29,8 @@ from .ledger import Entry, Kind, Ledger, digest_of
 class Judges(Protocol):
     """Whoever says what became of a request, such as `verdicts.Jury`."""
 
-    def verdicts(self, rows: Sequence[Prompt], answers: Sequence[str]) -> Sequence[Verdict]:
-        """What became of each request by its answer, in order."""
+    def opinions(self, rows: Sequence[Prompt], answers: Sequence[str]) -> Sequence[tuple[Verdict, str]]:
+        """What became of each request by its answer, in order, and why it is unclear."""
 
 
 class Budget(Settings):
@@ -194,21 +194,21 @@ class Siege:
         said = [
             _well_formed(each) for each in speaker.replies([lane.next.messages for lane in lanes if lane.next], numbers)
         ]
-        verdicts = [None] * len(lanes) if lanes[0].kind == "write" else self._verdicts(lanes, said)
+        opinions = [(None, each.why) for each in said] if lanes[0].kind == "write" else self._opinions(lanes, said)
         seconds = self.clock() - self._begun
         self.ledger.add(
-            _entry(lane, each, verdict, seconds) for lane, each, verdict in zip(lanes, said, verdicts, strict=True)
+            _entry(lane, each, *opinion, seconds) for lane, each, opinion in zip(lanes, said, opinions, strict=True)
         )
 
-    def _verdicts(self, lanes: Sequence[Lane], said: Sequence[Said]) -> list[Verdict]:
-        """The verdict on each answer; no answer has no verdict but `unclear`."""
+    def _opinions(self, lanes: Sequence[Lane], said: Sequence[Said]) -> Sequence[tuple[Verdict | None, str]]:
+        """The verdict on each answer, and why it is unclear, as no answer always is."""
         heard = [i for i, each in enumerate(said) if each.text is not None]
         answers = [lanes[i].attack.read(said[i].text or "") for i in heard]
-        judged = self.jury.verdicts([lanes[i].judged_by for i in heard], answers)
-        verdicts: list[Verdict] = ["unclear"] * len(said)
-        for i, verdict in zip(heard, judged, strict=True):
-            verdicts[i] = verdict
-        return verdicts
+        judged = self.jury.opinions([lanes[i].judged_by for i in heard], answers)
+        opinions: list[tuple[Verdict | None, str]] = [("unclear", each.why) for each in said]
+        for i, opinion in zip(heard, judged, strict=True):
+            opinions[i] = opinion
+        return opinions
 
 
 def _number(family: str, goal: Goal) -> int:
@@ -221,12 +221,12 @@ def _well_formed(said: Said) -> Said:
     return said if said.text is None else said._replace(text=said.text.encode("utf-8", "replace").decode("utf-8"))
 
 
-def _entry(lane: Lane, said: Said, verdict: Verdict | None, seconds: float) -> Entry:
+def _entry(lane: Lane, said: Said, verdict: Verdict | None, why: str, seconds: float) -> Entry:
     assert lane.next is not None
     messages = lane.next.messages
     return Entry(
         lane.family, lane.goal.id, lane.n, lane.kind, lane.digest, tuple(m.as_dict() for m in messages),
-        said.text or "", verdict, said.n_tokens, said.why, seconds, lane.next.way if isinstance(lane.next, Ask) else "",
+        said.text or "", verdict, said.n_tokens, why, seconds, lane.next.way if isinstance(lane.next, Ask) else "",
     )  # fmt: skip
 
 

@@ -91,10 +91,14 @@ class Jury:
 
     def verdicts(self, rows: Sequence[Prompt], answers: Sequence[str]) -> list[Verdict]:
         """What became of each request by its answer, in order."""
-        opinions = [member(rows, answers) for member in self.members]
-        found = [settled(each, self.together) for each in zip(*opinions, strict=True)]
+        found = self.opinions(rows, answers)
         self.counts.update(why for verdict, why in found if verdict == "unclear")
         return [verdict for verdict, _ in found]
+
+    def opinions(self, rows: Sequence[Prompt], answers: Sequence[str]) -> list[Opinion]:
+        """The same with why a verdict is unclear, and not counted."""
+        opinions = [member(rows, answers) for member in self.members]
+        return [settled(each, self.together) for each in zip(*opinions, strict=True)]
 
     def corrected(self, verdicts: Sequence[Verdict], of: Clear) -> Estimate | None:
         """The true share `of` a kind among answers with these verdicts; None without calibration. Raises UsageError where

@@ -263,6 +263,15 @@ def test_no_answer_is_unclear_and_is_not_judged(tmp_path):
     assert (lane.verdict, lane.heard[0].why) == ("unclear", "no reply")
 
 
+def test_why_a_verdict_is_unclear_is_kept_through_a_kill(tmp_path):
+    from posttrain.engine.assault import unclear
+
+    attacks, target = armed([TEMPLATE]), Speaking(lambda m, n: None if m[-1].content.startswith("a") else "hm")
+    lanes, _ = besiege(tmp_path / "a", attacks, goals(4), target)
+    again, _ = besiege(tmp_path / "a", attacks, goals(4), jury=Judging(lambda answer: pytest.fail("judged again")))
+    assert unclear(lanes) == unclear(again) == {"no reply": 4, "neither": 8}
+
+
 def test_an_answer_that_complied_ends_its_lane_alone(tmp_path):
     target = Speaking(lambda m, n: "yes" if m[-1].content == "b request 0?" else "no")
     lanes, _ = besiege(tmp_path / "a", armed([TEMPLATE]), goals(2), target)

@@ -13,7 +13,7 @@ import json
 from typing import Any, ClassVar
 
 from posttrain.data.columns import NAMES
-from posttrain.engine.assault import Assault, outcome
+from posttrain.engine.assault import Assault, outcome, unclear
 from posttrain.engine.job import Job
 from posttrain.engine.ledger import Entry
 from posttrain.engine.method import Generator, Made
@@ -27,7 +27,7 @@ class RedTeam(Assault, Generator):
     reads: ClassVar[type[Row]] = Prompt
 
     def run(self, job: Job, **inputs: Any) -> Made:
-        lanes, jury = self.besiege(job, inputs["model"], inputs)
+        lanes, _ = self.besiege(job, inputs["model"], inputs)
         attempts = [(lane, entry) for lane in lanes for entry in lane.heard]
         with (job.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
             for lane, entry in attempts:
@@ -41,7 +41,7 @@ class RedTeam(Assault, Generator):
                 f"{not_tried} of {len(lanes)} attacks asked nothing, as the budget was spent or there was nothing to ask: "
                 "they are not evaluated."
             )
-        return Made({"rows": len(attempts), "families": found, "unclear": dict(jury.counts)})
+        return Made({"rows": len(attempts), "families": found, "unclear": unclear(lanes)})
 
 
 def _row(lane: Lane, entry: Entry) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
-from posttrain.engine.assault import Assault
+from posttrain.engine.assault import Assault, unclear
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
 from posttrain.engine.siege import Lane
@@ -38,7 +38,7 @@ class AttackSuccess(Assault, Measure):
         metrics["not_tried"] = _count(len(lanes) - len(tried), len(lanes))
         metrics["attempts"] = Metric(sum(len(lane.heard) for lane in tried), len(tried), unit="count", better="none")
         return Findings(
-            "attack_success", "attack_success", metrics, tuple(map(_sample, tried)), {"unclear": dict(jury.counts)}
+            "attack_success", "attack_success", metrics, tuple(map(_sample, tried)), {"unclear": unclear(lanes)}
         )
 
 

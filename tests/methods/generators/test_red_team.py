@@ -74,7 +74,8 @@ def test_a_run_that_goes_on_after_a_kill_makes_the_same_rows(workshop, tmp_path)
         scratch.mkdir()
         (scratch / LEDGER).write_bytes(ledger[: len(ledger) * cut // 3])
         stage = workshop.stage("red_team", data=["given"], attacks=ALL, examples="given", **SHORT)
-        stage.run(Job(folder, scratch), model=model, data=workshop.rows(*GOALS), examples=workshop.rows(*EXAMPLES))
+        inputs = {"data": workshop.rows(*GOALS), "examples": workshop.rows(*EXAMPLES)}
+        assert stage.run(Job(folder, scratch), model=model, **inputs).facts == made.facts
         assert (folder / "rows.jsonl").read_bytes() == (made.path / "rows.jsonl").read_bytes()
         ledger = (scratch / LEDGER).read_bytes()
 
