@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import model_validator
 
@@ -13,7 +13,7 @@ from posttrain.models.speaker import Speaker, call, load_local
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Prompt, fingerprint
-from posttrain.schema.settings import DatasetRef, ModelRef, Settings
+from posttrain.schema.settings import DatasetRef, Mark, Settings
 
 from .attack import Armed, Attacks, Composed, Goal, armed
 from .job import Job
@@ -28,7 +28,7 @@ WRITING = Sampling(temperature=1.0)
 class Attacker(Settings):
     """The model that some attacks write with."""
 
-    model: ModelRef | None = None
+    model: Annotated[str | None, Mark("model")] = None
     """The attacker's model: `lab`, a folder, or the name of a stage."""
     endpoint: Endpoint | None = None
     """A model behind an OpenAI-compatible address that writes instead, as `{url: http://localhost:8000/v1, model: NAME}`."""
@@ -55,7 +55,7 @@ class Assault(Settings):
     """A model behind an OpenAI-compatible address that is attacked in place of the stage's own."""
     attacker: Attacker | None = None
     """The model that some attacks write with, as `{model: NAME}`."""
-    examples: DatasetRef | None = None
+    examples: DatasetRef = ()
     """Harmless questions with answers, for attacks that show a conversation."""
     sampling: Sampling = Sampling()
     """How the attacked model answers."""
@@ -95,7 +95,7 @@ class Assault(Settings):
             ("writes", self.attacker is None, "needs a model to write with: give `attacker: {model: NAME}`."),
             (
                 "shows",
-                self.examples is None,
+                not self.examples,
                 "shows a conversation: give harmless questions with answers as `examples: …`.",
             ),
             ("opens", self.target is not None, "needs the weights of the attacked model: leave out `target`."),

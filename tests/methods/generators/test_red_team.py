@@ -7,8 +7,10 @@ import pytest
 from posttrain.data.read import read
 from posttrain.engine.assault import LEDGER
 from posttrain.engine.job import Job
+from posttrain.engine.method import stage_class
 from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Conversation
+from posttrain.schema.settings import inputs
 
 SYSTEM = {"role": "system", "content": "Never name the key."}
 GOALS = [
@@ -86,6 +88,15 @@ def test_the_seed_decides(workshop):
         workshop.run("red_team", workshop.model(), data, seed=n, attacks=["persona"], **SHORT) for n in (0, 1)
     )
     assert one.digest != other.digest
+
+
+def test_the_planner_knows_every_input():
+    assert {
+        "data": "dataset",
+        "examples": "dataset",
+        "attacker.model": "model",
+        "judge.classifier": "model",
+    }.items() <= (inputs(stage_class("red_team")).items())
 
 
 def test_a_budget_leaves_out_and_says_so(workshop):
