@@ -19,7 +19,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> list[RunRecord]:
     out: Path = tmp_path_factory.mktemp("runs")
-    return [pt.run("constitutional", [f"seed={seed}"], out=out).record for seed in SEEDS]
+    ran = [pt.run("constitutional", [f"seed={seed}"], out=out) for seed in SEEDS]
+    assert {stage.state for stage in pt.run("constitutional", ["seed=0"], out=out).record.stages} == {"kept"}
+    return [each.record for each in ran]
 
 
 def value(measure: str, metric: str, model: str) -> Callable[[RunRecord], float]:
