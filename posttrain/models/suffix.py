@@ -20,6 +20,7 @@ from posttrain.schema.errors import ModelError, UsageError
 from posttrain.schema.rows import Messages, Prompt
 
 from .speaker import Local
+from .vocabulary import n_rows
 
 Put = Callable[[str], Messages]
 """The messages that ask for a request that is put so."""
@@ -62,7 +63,7 @@ class Suffix:
 
     def allowed(self, ascii_only: bool) -> Tensor:
         """(V,): which tokens a suffix may be made of: no special ones, and none that is not printed."""
-        tokenizer, n = self.form.tokenizer, self.policy.model.get_input_embeddings().num_embeddings
+        tokenizer, n = self.form.tokenizer, n_rows(self.policy.model)
         known = min(n, len(tokenizer))
         texts = tokenizer.batch_decode([[id] for id in range(known)], clean_up_tokenization_spaces=False)
         special = specials(tokenizer).ids
@@ -74,10 +75,19 @@ class Suffix:
 
     @torch.no_grad()
     def losses(self, suffixes: Sequence[Sequence[int]]) -> Tensor:
-        """(B,): the loss of the target behind each suffix."""
-        branch = (Branch(tuple(self.target), (True,) * len(self.target)),)
-        batch = Batch(tuple(Tree(tuple(self._whole(suffix)), branch) for suffix in suffixes))
-        return -self.policy.score(batch) / len(self.target)
+        """(B,): the loss of the target behind each suffix. What stands before is computed once for many of them."""
+        n_behind = len(self.after) + len(self.target)
+        at_once = max(1, self.policy.micro_tokens // (max(map(len, suffixes)) + n_behind))
+        trees = [
+            Tree(tuple(self.before), tuple(map(self._branch, suffixes[i : i + at_once])))
+            for i in range(0, len(suffixes), at_once)
+        ]
+        return -torch.cat([self.policy.score(Batch((tree,))) for tree in trees]) / len(self.target)
+
+    def _branch(self, suffix: Sequence[int]) -> Branch:
+        n_given = len(suffix) + len(self.after)
+        trained = (False,) * n_given + (True,) * len(self.target)
+        return Branch((*suffix, *self.after, *self.target), trained)
 
     def slope(self, suffix: Sequence[int]) -> Tensor:
         """(n, V): the derivative of the loss with respect to the one-hot vectors of the suffix's tokens."""
@@ -91,7 +101,7 @@ class Suffix:
             loss = F.cross_entropy(logits, ids[0, -n_target:])
             (found,) = torch.autograd.grad(loss, vectors)
         at = found[0, len(self.before) : len(self.before) + n]
-        every = table(torch.arange(table.num_embeddings, device=policy.device))
+        every = table(torch.arange(n_rows(policy.model), device=policy.device))
         return (at.float() @ every.detach().float().T).cpu()
 
     def _ids(self, request: str) -> list[int]:
