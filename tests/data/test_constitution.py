@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import posttrain
 from posttrain.data.constitution import PARTS, SHIPPED, Constitution, drawn, load, shipped, written_out
-from posttrain.data.constitution_lint import checked
+from posttrain.data.constitution_lint import checked, checked_tree
 from posttrain.schema.errors import DataError, UsageError
 
 GOOD = """\
@@ -194,3 +197,33 @@ def test_principles_are_chosen_by_tag_and_language() -> None:
     with pytest.raises(UsageError, match="examples=9 are to be shown"):
         found.shown("zh", 9)
     assert [example.language for example in found.shown("zh", 2)] == ["zh", "zh"]
+
+
+def test_what_ships_lies_in_the_package() -> None:
+    package = Path(posttrain.__file__).parent
+    assert all(path.is_relative_to(package) for path in SHIPPED.values())
+
+
+words = st.sampled_from(["principles", "examples", "languages", "id", "weight", "tags", "en", "zh", *PARTS, "x", ""])
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | words
+trees = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=5))
+
+
+@settings(deadline=None, database=None, max_examples=300)
+@given(trees, st.sampled_from(["critique", "id", "weight", "tags", "languages", "examples", "principles"]))
+def test_whatever_stands_there_is_read_or_refused_in_words(value: Any, place: str) -> None:
+    """A tree of any shape, in the place of a part of a good constitution: as a file, and written out."""
+    good = yaml.safe_load(GOOD)
+    (good["principles"][0] if place in good["principles"][0] else good)[place] = value
+    for read in (lambda: checked(yaml.safe_dump(good, allow_unicode=True), "mine.yaml"), lambda: checked_tree(good)):
+        try:
+            assert Constitution.model_validate(read()).principles
+        except DataError as error:
+            assert all(line for line in str(error).split("\n"))
+
+
+@settings(deadline=None, database=None, max_examples=200)
+@given(st.text(max_size=200))
+def test_whatever_is_written_is_read_or_refused(text: str) -> None:
+    with pytest.raises(DataError):
+        checked(text, "mine.yaml")
