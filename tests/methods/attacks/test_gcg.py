@@ -1,18 +1,24 @@
 """GCG: the gradient is that of the loss, the loss falls, and a model reads the very tokens that were searched."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from posttrain.data.chat import ChatFormat
 from posttrain.data.program import PromptProgram
+from posttrain.models.adapters import NAME, Adapter, attach
+from posttrain.models.load import load_weights
 from posttrain.models.policy import Policy
 from posttrain.models.sampler import Sampling
 from posttrain.models.speaker import Local
 from posttrain.models.suffix import Suffix
+from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Prompt
 from tests import tiny
 from tests.besieged import asked, attack, goal, local, played, scene
+from tests.kinds import KINDS
 
 TARGET = "Sure"
 
@@ -51,24 +57,52 @@ def test_the_loss_is_that_of_the_whole_text(family):
     assert float(suffix.losses([suffix.start])[0]) == pytest.approx(wanted.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
-def test_the_slope_is_the_derivative_along_one_hot_vectors(family):
-    """Moving a place a little from its token towards another, the loss changes by the difference of their slopes."""
-    suffix = searched(weights(family))
-    slope, place, other, step = suffix.slope(suffix.start), 1, 77, 1e-3
-    table = suffix.policy.model.get_input_embeddings()
-    ids = torch.tensor([[*suffix.before, *suffix.start, *suffix.after, *suffix.target]])
-    at, n = len(suffix.before) + place, len(suffix.target)
-
-    def loss(share):
-        vectors = table(ids).detach().clone()
-        vectors[0, at] = (1 - share) * table(ids[0, at]) + share * table(torch.tensor(other))
-        logits = suffix.policy.model(inputs_embeds=vectors).logits[0, -n - 1 : -1]
-        return torch.nn.functional.cross_entropy(logits.double(), ids[0, -n:])
-
+def adapted(kind: str, folder: Path) -> Local:
+    """A tiny model with an adapter that was moved away from its first values."""
+    tiny.model().save_pretrained(folder)
+    tiny.tokenizer().save_pretrained(folder)
+    made = attach(load_weights(Model(folder, "base")), Adapter.model_validate(KINDS[kind]), tiny.tokenizer(), seed=0)
+    draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        measured = float(loss(step) - loss(-step)) / (2 * step)
-    assert measured == pytest.approx(float(slope[place, other] - slope[place, suffix.start[place]]), rel=0.02, abs=1e-3)
+        for weight in (p for p in made.parameters() if p.requires_grad):
+            weight.add_(torch.randn(weight.shape, generator=draw), alpha=0.3)
+    tokenizer = tiny.tokenizer()
+    return Local(Policy(made, tokenizer, adapter=NAME), ChatFormat(tokenizer), Sampling(max_new_tokens=8))
+
+
+@torch.no_grad()
+def moved(suffix: Suffix, place: int, other: int, share: float) -> float:
+    """The loss with one place a share of the way from its token towards another."""
+    table, n = suffix.policy.model.get_input_embeddings(), len(suffix.target)
+    ids = torch.tensor([[*suffix.before, *suffix.start, *suffix.after, *suffix.target]])
+    vectors, at = table(ids).clone(), len(suffix.before) + place
+    vectors[0, at] = (1 - share) * table(ids[0, at]) + share * table(torch.tensor(other))
+    with suffix.policy.answering():
+        made = suffix.policy.model(inputs_embeds=vectors, attention_mask=torch.ones_like(ids), use_cache=False)
+    return float(torch.nn.functional.cross_entropy(made.logits[0, -n - 1 : -1].double(), ids[0, -n:]))
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma", "lora", "prefix", "p_tuning"])
+def test_the_slope_is_the_derivative_along_one_hot_vectors(kind, tmp_path):
+    """Moving a place a little from its token towards another, the loss changes by the difference of their slopes; with an
+    adapter it is that of the model as it answers, and so is the loss."""
+    suffix = searched(adapted(kind, tmp_path) if kind in KINDS else weights(kind))
+    slope, place, step = suffix.slope(suffix.start), 1, 1e-3
+    change = slope[place] - slope[place, suffix.start[place]]
+    other = int(change.abs().argmax())
+    measured = (moved(suffix, place, other, step) - moved(suffix, place, other, -step)) / (2 * step)
+    assert measured == pytest.approx(float(change[other]), rel=0.02)
+    assert float(suffix.losses([suffix.start])[0]) == pytest.approx(moved(suffix, place, other, 0.0), rel=1e-4)
+
+
+def test_losses_do_not_depend_on_neighbours():
+    suffix = searched(weights())
+    draw = torch.Generator().manual_seed(0)
+    many = torch.randint(6, 200, (40, len(suffix.start)), generator=draw).tolist()
+    together = suffix.losses(many)
+    suffix.policy.micro_tokens = 30
+    assert torch.allclose(suffix.losses(many), together, rtol=1e-4)
+    assert together[7] == pytest.approx(float(suffix.losses([many[7]])[0]), rel=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))
