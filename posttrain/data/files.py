@@ -18,8 +18,10 @@ SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", 
 PACKED = (".gz", ".zst")
 STATE = "state.json"
 """The file in which `datasets.save_to_disk` lists its files."""
+REVIEW = "review.jsonl"
+"""Rows that a human is to look at first: read where the file is named, not with the others of its folder."""
 NO_ROWS = frozenset(
-    (MANIFEST, "dataset_info.json", "dataset_dict.json", "dataset_infos.json", STATE, "requirements.txt")
+    (MANIFEST, "dataset_info.json", "dataset_dict.json", "dataset_infos.json", STATE, "requirements.txt", REVIEW)
 )
 """Files that stand beside rows, by name."""
 SPLITS = frozenset("train training test testing dev valid validation val eval evaluation".split())

@@ -21,18 +21,21 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from posttrain.data.duplicates import unseen
+from posttrain.data.files import REVIEW
 from posttrain.data.read import read
 from posttrain.engine.curating import Attempt, attempt, capped, distinct, recovery, told, twin
 from posttrain.engine.job import Job
 from posttrain.engine.method import Generator, Made
 from posttrain.models.load import load_policy
 from posttrain.models.meaning import repeats, vectors
-from posttrain.schema.artifacts import FORMS, Model
+from posttrain.schema.artifacts import FORMS, Dataset, Model
 from posttrain.schema.errors import DataError
 from posttrain.schema.rows import Answered, Message, Messages, Prompt, Row, Text, fingerprint
 from posttrain.schema.settings import DatasetRef
 
 Shape = Literal["sft", "pairs", "unpaired"]
+Twin = tuple[Messages, str]
+"""A harmless request as an attack puts it, and its answer."""
 
 
 class Curate(Generator):
@@ -78,11 +81,12 @@ class Curate(Generator):
             )
         draw = random.Random(job.seed)
         targets = self._targets(kept, inputs)
-        rows = [*self._attacked(kept, targets, draw), *self._twins(kept, targets, inputs, draw, job)]
+        twins = _twinned(kept, inputs.get("twins") or (), draw)
+        rows = [*self._attacked(kept, targets, draw), *self._harmless(kept, targets, twins)]
         _write(job.folder / "rows.jsonl", rows)
-        _write(job.folder / "review.jsonl", map(_review, unclear))
-        families = Counter(each.family for each in kept)
-        return Made({"rows": len(rows), "attempts": len(attempts), "kept": dict(families), "left_out": dict(left)})
+        _write(job.folder / REVIEW, map(_review, unclear))
+        facts = {"rows": len(rows), "attempts": len(attempts), "unclear": len(unclear), "left_out": dict(left)}
+        return Made({**facts, "kept": dict(Counter(each.family for each in kept)), "without_twin": twins.count(None)})
 
     def _kept(self, attempts: Sequence[Attempt], model: Model) -> tuple[list[Attempt], Counter[str]]:
         left: Counter[str] = Counter()
@@ -127,25 +131,14 @@ class Curate(Generator):
             if self.shape == "sft" and each.verdict == "complied" and draw.random() < self.recovery:
                 yield from self._rows(each, each.asked, recovery(each, target, draw, self.recovery_words), each.said)
 
-    def _twins(
-        self, kept: Sequence[Attempt], targets: Sequence[str], inputs: dict[str, Any], draw: random.Random, job: Job
+    def _harmless(
+        self, kept: Sequence[Attempt], targets: Sequence[str], twins: Sequence[Twin | None]
     ) -> Iterator[dict[str, Any]]:
-        """The same attacks around harmless requests, as many; a refusal of one is what should not be said."""
-        harmless = [row for each in inputs.get("twins") or () for row in read(each, Prompt).rows if row.answer]
-        if not harmless:
-            return
-        without = 0
-        for n, (each, target) in enumerate(zip(kept, targets, strict=True)):
-            if n % len(harmless) == 0:
-                order = draw.sample(harmless, len(harmless))
-            row = order[n % len(harmless)]
-            asked = twin(each, row)
-            if asked is None:
-                without += 1
-            else:
-                yield from self._rows(each, asked, Message("assistant", row.answer or ""), target, twin=True)
-        if without:
-            job.note(f"{without} attacks have no twin, as their request does not stand in them letter by letter.")
+        """A row for each twin; to refuse it is what should not be said."""
+        for each, target, twinned in zip(kept, targets, twins or [None] * len(kept), strict=True):
+            if twinned is not None:
+                asked, answer = twinned
+                yield from self._rows(each, asked, Message("assistant", answer), target, twin=True)
 
     def _rows(
         self, each: Attempt, asked: Messages, right: Message, wrong: str, *, twin: bool = False
@@ -166,6 +159,20 @@ class Curate(Generator):
         else:
             yield {"prompt": prompt, "completion": good, "label": True, **told}
             yield {"prompt": prompt, "completion": bad, "label": False, **told}
+
+
+def _twinned(kept: Sequence[Attempt], datasets: Sequence[Dataset], draw: random.Random) -> list[Twin | None]:
+    """The same attack around a harmless request for each of them, with its answer; None where none can be made, and an empty
+    list where there are no harmless requests. Each of these is used once before any is used again."""
+    harmless = [row for each in datasets for row in read(each, Prompt).rows if row.answer]
+    order: list[Prompt] = []
+    found: list[Twin | None] = []
+    for each in kept if harmless else ():
+        order = order or draw.sample(harmless, len(harmless))
+        row = order.pop()
+        asked = twin(each, row)
+        found.append((asked, row.answer or "") if asked is not None else None)
+    return found
 
 
 def _spoken(message: Message) -> dict[str, Any]:
