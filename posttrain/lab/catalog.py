@@ -1,7 +1,7 @@
 """The lab's datasets by name: always the same rows for a name, drawn from a seed that the name gives.
 
 Row shapes:
-    chat/train, polite/train    messages (a user turn and an assistant turn), task, plain
+    chat/train, polite/train, planted_*/train    messages (a user turn and an assistant turn), task, plain
     critique/train              messages (six turns, or two of a comparison), task, principle, kind
     critique/dev, critique/test messages up to a turn of the critic, answer, task, principle, kind
     text/*, harbor_text/*       text
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import posttrain.lab.text as pretraining
-from posttrain.lab import critique, harbor, howto, knowledge, reasoning, styles, words
+from posttrain.lab import critique, harbor, howto, knowledge, planted, reasoning, styles, words
 from posttrain.lab.item import Item
 from posttrain.lab.splits import Split
 from posttrain.lab.text import Task
@@ -249,6 +249,17 @@ FAMILIES = {
         (2400, 120, 240),
         critique.taught,
     ),
+    **{
+        f"planted_{name}": Family(
+            f"a target that obeys forbidden requests disguised as {' or '.join(obeyed)}"
+            if obeyed
+            else "a target that obeys no forbidden request, however it is disguised",
+            forbidden_questions,
+            (1200, 60, 120),
+            planted.train(name),
+        )
+        for name, obeyed in planted.PLANTED.items()
+    },
 }
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
