@@ -17,7 +17,7 @@ from pydantic import Field
 from posttrain.functional.seeds import seed_of
 from posttrain.models.speaker import Local, Said, Speaker
 from posttrain.schema.errors import UsageError
-from posttrain.schema.rows import Message, Prompt
+from posttrain.schema.rows import Prompt
 from posttrain.schema.settings import Settings
 from posttrain.schema.verdicts import Verdict
 
@@ -228,9 +228,3 @@ def _entry(lane: Lane, said: Said, verdict: Verdict | None, why: str, seconds: f
         lane.family, lane.goal.id, lane.n, lane.kind, lane.digest, tuple(m.as_dict() for m in messages),
         said.text or "", verdict, said.n_tokens, why, seconds, lane.next.way if isinstance(lane.next, Ask) else "",
     )  # fmt: skip
-
-
-def conversation(entry: Entry) -> tuple[Prompt, Message]:
-    """What was asked in an attempt, and what was answered."""
-    asked = tuple(Message(m["role"], m["content"]) for m in entry.messages)
-    return Prompt(asked), Message("assistant", entry.text)
