@@ -66,7 +66,7 @@ def test_a_pair_that_is_not_sure_counts_both_ways(options):
 def test_probabilities_belong_to_their_rows():
     both, (one, two) = models(), tiny.trees(2, 2)
     apart = [loss_of(DPO(beta=0.3), both, Batch((doubted(tree, p),)))[0] for tree, p in ((one, 0.9), (two, 0.55))]
-    together, metrics = loss_of(DPO(beta=0.3), both, Batch((doubted(one, 0.9), doubted(two, 0.55))))
+    together, _ = loss_of(DPO(beta=0.3), both, Batch((doubted(one, 0.9), doubted(two, 0.55))))
     assert together == pytest.approx(sum(apart) / 2, rel=1e-4)
     mixed = loss_of(DPO(beta=0.3), both, Batch((doubted(one, 0.9), two)))[0]
     assert mixed == pytest.approx((apart[0] + loss_of(DPO(beta=0.3), both, Batch((two,)))[0]) / 2, rel=1e-4)
@@ -88,7 +88,8 @@ def test_a_coin_is_learnt_as_a_coin(workshop):
         rows = workshop.rows(*({**row, "probability": p} for row in PAIRS))
         made = workshop.run("dpo", base, rows, learning_rate=3e-3, steps=20, batch_size=4)
         moved[p] = made.facts["final"]["margin"]
-    assert abs(moved[0.5]) < 0.3 < 1 < moved[1.0]
+    assert abs(moved[0.5]) < 0.3
+    assert moved[1.0] > 1
 
 
 def doubted(tree, p: float):
