@@ -161,7 +161,9 @@ def _on(gate: GateResult) -> str:
 
 
 def _failed_gates(record: RunRecord) -> str:
-    failed = [(stage.name, gate) for stage in record.stages for gate in stage.gates if not gate.passed]
+    failed = [
+        (stage.name, gate) for stage in record.stages for gate in stage.gates if not (gate.passed or gate.goes_on)
+    ]
     told = "; ".join(
         f"after {name}, {gate.rule} does not hold: it is {gate.value:.4g}{_on(gate)}" for name, gate in failed
     )

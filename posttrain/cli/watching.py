@@ -30,6 +30,7 @@ class Watcher:
             "run_started": self.run_started,
             "stage_started": self.stage_started,
             "stage_kept": lambda f: self.line(f["stage"], Paint("kept", "dim")),
+            "stage_not_needed": lambda f: self.line(f["stage"], Paint(f"not needed, as {f['like']} holds", "dim")),
             "stage_finished": lambda f: self.line(f["stage"], Paint("made", "green"), f" in {clock(f['seconds'])}"),
             "progress": self.progress,
             "note": self.note,
@@ -98,7 +99,8 @@ class Watcher:
 
     def gate(self, fields: Mapping[str, Any]) -> None:
         passed = fields["passed"]
-        verdict = Paint("passed", "green") if passed else Paint("FAILED", "red")
+        failed = Paint("not yet", "yellow") if fields.get("goes_on") else Paint("FAILED", "red")
+        verdict = Paint("passed", "green") if passed else failed
         found = fields["value"]
         shown = f"{found:.4g}" if isinstance(found, int | float) else str(found)
         self.line(fields["stage"], f"gate {fields['rule']}: {shown}  ", verdict)

@@ -16,7 +16,7 @@ from posttrain.schema.rows import Row
 from posttrain.schema.settings import Rows, form_of, input_of, inputs
 
 from .reading import NAME, draft
-from .recipe import BASE, Entry, Recipe, names_in, unrolled
+from .recipe import BASE, Entry, Recipe, Round, names_in, unrolled
 from .step import Input, Step, reads
 from .tree import Node
 
@@ -89,11 +89,11 @@ def check(recipe: Recipe, base_form: str = "dense") -> tuple[Plan, list[Problem]
     """The plan as far as it can be made, and what is wrong with it. Entries that are wrong in themselves are passed
     over silently: whoever read them has said so."""
     wiring = _Wiring(recipe, forms={BASE: base_form})
-    for entry, rounds in unrolled(recipe.stages):
+    for entry, rounds, within in unrolled(recipe.stages):
         if len(wiring.kinds) > MOST_STEPS:
             wiring.wrong(entry.node, f"the recipe has more than {MOST_STEPS} steps. Write a smaller `times:`.")
             break
-        wiring.step(entry, rounds)
+        wiring.step(entry, rounds, within)
     wiring.judge()
     steps, measures = tuple(wiring.steps), tuple(wiring.measures)
     return Plan(recipe, steps, measures, wiring.suite, tuple(wiring.notes)), list(dict.fromkeys(wiring.problems))
@@ -128,7 +128,7 @@ class _Wiring:
         for step in self.steps:
             self.check_gates(step, places)
 
-    def step(self, entry: Entry, rounds: str) -> None:
+    def step(self, entry: Entry, rounds: str, within: Round | None = None) -> None:
         name = entry.name + rounds
         source = self.source(entry, rounds)
         if entry.stage is None:
@@ -137,7 +137,7 @@ class _Wiring:
             return
         form = self.form(entry, entry.stage, source)
         wires = {"model": (Input(source, source, entry.node),), **self.inputs(entry, rounds)}
-        step = Step(name, entry.method, entry.stage, wires, entry.node, form, entry.gates)
+        step = Step(name, entry.method, entry.stage, wires, entry.node, form, entry.gates, within)
         self.steps.append(step)
         self.kinds[name] = "model" if step.makes_model else "dataset"
         if step.makes_model:

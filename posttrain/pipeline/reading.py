@@ -21,6 +21,7 @@ NAME = re.compile(r"\w[\w-]{0,59}")
 RUN_NAME = re.compile(r"\w[\w.-]{0,79}")
 DOTTED = re.compile(r"\w+(\.\w+)*:\w+")
 EXAMPLES = {"stages": "sft: {data: lab:chat/train}", "measure": "benchmark: {data: lab:chat/test}"}
+REPEATED = frozenset(("times", "stages", "until"))
 GATE = "gate: {chat.exact_match: {drop_at_most: 0.05}}"
 
 
@@ -123,16 +124,28 @@ class _Reading:
 
     def repeat(self, node: Node) -> Repeat:
         children = node.value or {}
-        for key in children.keys() - {"times", "stages"}:
-            self.wrong(children[key], f"`repeat` has no {key!r}. {nearest(key, ['times', 'stages'])}")
         times, stages = children.get("times", Node()), self.entries(node, "stages")
+        for key in children.keys() - REPEATED:
+            self.wrong(children[key], f"`repeat` has no {key!r}. {nearest(key, REPEATED)}")
+        until = self.until(children["until"], stages) if "until" in children else False
         if type(times.value) is not int or times.value < 1:
             self.wrong(times if times.where else node, "`repeat` needs `times:`, a whole number from 1.")
         elif not stages and "stages" not in children:
             self.wrong(node, "`repeat` needs `stages:`, the list of stages to repeat.")
         else:
-            return Repeat(times.value, tuple(stages), node)
+            return Repeat(times.value, tuple(stages), node, until)
         return Repeat(1, tuple(stages), node)
+
+    def until(self, node: Node, stages: Sequence[Entry | Repeat]) -> bool:
+        """Whether rounds end once their gates hold, which is the one thing that may be said here."""
+        if node.value != "gates":
+            self.wrong(node, f"until: {node.plain()!r} is nothing to wait for. Write `until: gates`, or leave it out.")
+        elif not any(isinstance(entry, Entry) and entry.gates for entry in stages):
+            self.wrong(
+                node,
+                "`until: gates` needs a stage with a `gate:` among those that are repeated. Give one, or leave it out.",
+            )
+        return True
 
     def method_entry(self, method: str, node: Node, part: str) -> Entry:
         children: Mapping[str, Node] = node.value or {}

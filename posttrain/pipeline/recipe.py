@@ -75,11 +75,35 @@ class Entry:
 
 @dataclass(frozen=True)
 class Repeat:
-    """Stages that are gone through `times` times."""
+    """Stages that are gone through `times` times, or until all gates of a round hold."""
 
     times: int
     stages: tuple["Entry | Repeat", ...]
     node: Node
+    until_gates: bool = False
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of a repetition that ends early once its gates hold. `loop` names the repetition, and `before` are the rounds
+    around it, as names have them."""
+
+    loop: str
+    before: str
+    turn: int
+    times: int
+
+    @property
+    def is_last(self) -> bool:
+        return self.turn == self.times
+
+    def name_in(self, name: str, turn: int) -> str:
+        """What a stage of this round is called in another."""
+        plain, _, rounds = name.partition("@")
+        place = self.before.count("@")
+        turns = rounds.split("@")
+        turns[place] = str(turn)
+        return "@".join([plain, *turns])
 
 
 @dataclass(frozen=True)
@@ -102,14 +126,22 @@ class Recipe:
         return hash_of(self.tree.plain())
 
 
-def unrolled(entries: Sequence[Entry | Repeat], rounds: str = "") -> Iterator[tuple[Entry, str]]:
-    """Every stage with the rounds it is in, such as `@2`, in the order of the run."""
+def unrolled(
+    entries: Sequence[Entry | Repeat], rounds: str = "", within: Round | None = None
+) -> Iterator[tuple[Entry, str, Round | None]]:
+    """Every stage with the rounds it is in, such as `@2`, and the innermost that may be the last, in the order of the run."""
     for entry in entries:
         if isinstance(entry, Entry):
-            yield entry, rounds
-        else:
-            for turn in range(1, entry.times + 1):
-                yield from unrolled(entry.stages, f"{rounds}@{turn}")
+            yield entry, rounds, within
+            continue
+        for turn in range(1, entry.times + 1):
+            inner = Round(_loop(entry, rounds), rounds, turn, entry.times) if entry.until_gates else within
+            yield from unrolled(entry.stages, f"{rounds}@{turn}", inner)
+
+
+def _loop(entry: Repeat, rounds: str) -> str:
+    """What tells a repetition from others: one of its stages, and the rounds around it."""
+    return f"{min(names_in(entry.stages), default='')}{rounds}"
 
 
 def names_in(entries: Sequence[Entry | Repeat]) -> set[str]:

@@ -170,7 +170,12 @@ class _Reading:
         )
 
     def state(self, stage: str) -> str:
-        states = {"stage_kept": "kept", "stage_finished": "made", "failed": "failed"}
+        states = {
+            "stage_kept": "kept",
+            "stage_finished": "made",
+            "failed": "failed",
+            "stage_not_needed": "not needed",
+        }
         told = [states[e.kind] for e in self.of_kind(*states) if e.fields.get("stage") == stage]
         return told[-1] if told else "not reached"
 
@@ -187,6 +192,7 @@ def _gate(event: Event) -> GateResult:
         event.fields["limit"],
         event.fields["passed"],
         tuple(event.fields.get("changed", ())),
+        event.fields.get("goes_on", False),
     )
 
 

@@ -7,7 +7,7 @@ from posttrain.engine.method import Stage
 from posttrain.schema.rows import Row
 from posttrain.schema.settings import Rows
 
-from .recipe import Gate
+from .recipe import Gate, Round
 from .tree import Node
 
 
@@ -30,7 +30,7 @@ class Input:
 @dataclass(frozen=True)
 class Step:
     """One stage or measure, wired. `inputs` holds one Input for a model and all sources for a dataset. `form` is that
-    of the model it makes."""
+    of the model it makes; `within` the round it is in, where that may be the last."""
 
     name: str
     method: str
@@ -39,6 +39,7 @@ class Step:
     node: Node
     form: str | None = None
     gates: tuple[Gate, ...] = ()
+    within: Round | None = None
 
     @property
     def source(self) -> str:

@@ -35,6 +35,7 @@ class Walk:
     made: dict[str, Artifact] = field(default_factory=dict)
     found: dict[tuple[str, str], Findings] = field(default_factory=dict)
     doing: str = ""
+    unmet: set[tuple[str, int]] = field(default_factory=set)  # (loop, turn) of rounds of which a gate did not hold
 
     def __post_init__(self) -> None:
         self.leaks = Leaks(self.store)
@@ -45,14 +46,43 @@ class Walk:
         self.measure(BASE)
         self.check_metrics()
         for step in self.plan.steps:
-            self.step(step)
-            self.measure(step.name)
-            passed = [self.gate(step, gate) for gate in step.gates]
-            if not all(passed):
+            if not self.take(step):
                 return False
             if step.name == until:
                 break
         return True
+
+    def take(self, step: Step) -> bool:
+        """Makes a step, measures what came of it, and says whether the walk goes on."""
+        if (turn := self.enough(step)) is not None:
+            self.stand_in(step, turn)
+            return True
+        self.step(step)
+        self.measure(step.name)
+        passed = [self.gate(step, gate) for gate in step.gates]
+        return all(passed) or self.goes_on(step)
+
+    def goes_on(self, step: Step) -> bool:
+        """Whether another round follows if the gates of this one do not hold."""
+        if step.within is None or step.within.is_last:
+            return False
+        self.unmet.add((step.within.loop, step.within.turn))
+        return True
+
+    def enough(self, step: Step) -> int | None:
+        """The earlier round of a step whose gates all held, so that this one is not needed."""
+        within = step.within
+        if within is None:
+            return None
+        return next((turn for turn in range(1, within.turn) if (within.loop, turn) not in self.unmet), None)
+
+    def stand_in(self, step: Step, turn: int) -> None:
+        """What an earlier round made stands for what this step would have made."""
+        assert step.within is not None
+        other = step.within.name_in(step.name, turn)
+        self.made[step.name] = self.made[other]
+        self.found |= {(step.name, name): found for (model, name), found in self.found.items() if model == other}
+        self.events.emit("stage_not_needed", stage=step.name, like=other)
 
     def models(self) -> dict[str, Model]:
         """The models that there are now, by name."""
@@ -154,7 +184,9 @@ class Walk:
             raise PosttrainError(f"The gate after {step.name}: {wrong}")
         found = self.found[step.name, gate.measure]
         verdict = judged(gate, found, self.found.get((gate.against or step.source, gate.measure)))
-        told = {"changed": list(verdict.changed)} if verdict.changed else {}
+        told: dict[str, Any] = {"changed": list(verdict.changed)} if verdict.changed else {}
+        if not verdict.passed and self.goes_on(step):
+            told["goes_on"] = True
         self.events.emit(
             "gate",
             stage=step.name,

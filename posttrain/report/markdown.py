@@ -150,7 +150,7 @@ def _stages(shown: RunView) -> Iterator[str]:
 
 def _gates(stage: StageRecord) -> str:
     words = (
-        f"{'✓ passed' if gate.passed else '✕ **failed**'} {code(gate.rule)} found {numbers.plain(gate.value)}"
+        f"{'✓ passed' if gate.passed else 'not yet' if gate.goes_on else '✕ **failed**'} {code(gate.rule)} found {numbers.plain(gate.value)}"
         for gate in stage.gates
     )
     return "; ".join(words) or "–"

@@ -142,7 +142,11 @@ def _win(who: str, by: str, share: Estimate) -> list[str]:
 
 
 def _gate(gate: GateResult) -> list[str]:
-    return [one_line(gate.rule, 50), numbers.plain(gate.value), "✓ passed" if gate.passed else "✕ FAILED"]
+    return [
+        one_line(gate.rule, 50),
+        numbers.plain(gate.value),
+        "✓ passed" if gate.passed else "not yet" if gate.goes_on else "✕ FAILED",
+    ]
 
 
 def _flips(contrast: Contrast) -> list[str]:

@@ -191,7 +191,7 @@ def _problems(record: RunRecord) -> Iterator[str]:
         if stage.state == "failed":
             yield f"{stage.name} failed while running"
         for gate in stage.gates:
-            if not gate.passed:
+            if not gate.passed and not gate.goes_on:
                 on = "".join(f"; worse on {clip(prompt, 80).start!r}" for prompt in gate.changed)
                 yield f"{stage.name} fails its gate {gate.rule} (found {plain(gate.value)}){on}"
 

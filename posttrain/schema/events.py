@@ -5,7 +5,8 @@ stage_started     stage, method            stage_kept  stage, artifact        st
 progress          stage, step, of, loss, lr, tokens, tokens_per_s, grad_norm, left_s
 note              stage, text              alert       level, title, stage, step, cure
 measured          model, measure, artifact, kept
-gate              stage, rule, value, limit, passed
+stage_not_needed  stage, like (the stage whose model stands for it)
+gate              stage, rule, value, limit, passed, changed (prompts), goes_on (another round follows)
 stopped           why, stage, step         failed      error (kind), message
 run_finished      seconds, report
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KINDS = frozenset(
-    "run_started stage_started stage_kept stage_finished progress note alert measured gate stopped failed run_finished".split()
+    "run_started stage_started stage_kept stage_finished stage_not_needed progress note alert measured gate stopped failed run_finished".split()
 )
 
 

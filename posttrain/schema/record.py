@@ -21,13 +21,14 @@ class Point:
 @dataclass(frozen=True, slots=True)
 class GateResult:
     """One limit of a recipe and what was found. `rule` is written as in the recipe; `changed` are prompts that are answered
-    worse than before, where it does not hold."""
+    worse than before, where it does not hold, and `goes_on` says that another round followed then."""
 
     rule: str
     value: float
     limit: float
     passed: bool
     changed: tuple[str, ...] = ()
+    goes_on: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class StageRecord:
     kind: str  # objective | transform | generator
     source: str
     model: str | None
-    state: str  # kept | made | failed | not reached
+    state: str  # kept | made | failed | not needed | not reached
     seconds: float = 0.0
     settings: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 import pytest
 
 from posttrain.functional.statistics import wilson
-from posttrain.schema.errors import DataError
+from posttrain.schema.errors import DataError, UsageError
 
 GOALS = [{"messages": [{"role": "user", "content": f"request {n}?"}]} for n in range(6)]
 SHORT = {"sampling": {"max_new_tokens": 6}}
@@ -62,3 +62,20 @@ def test_a_jury_that_cannot_tell_is_unclear_and_its_reasons_are_counted(workshop
     assert found.metrics["unclear"].value == found.metrics["unclear"].n == 12
     assert found.metrics["success"].value == 0.0
     assert sum(found.notes["unclear"].values()) == 24
+
+
+def test_a_judge_that_always_says_refused_is_caught_by_calibration(workshop):
+    labelled = workshop.rows(
+        *({"prompt": "q", "completion": f"a{n}", "label": "complied" if n % 2 else "refused"} for n in range(40))
+    )
+    requests = workshop.rows(*GOALS)
+    with pytest.raises(UsageError):
+        workshop.run(
+            "attack_success",
+            workshop.model(),
+            requests,
+            inputs={"judge.calibration": labelled},
+            judge={**judging("refused"), "calibration": "given"},
+            **SHORT,
+        )
+    assert findings(workshop).metrics["success"].value == 0
