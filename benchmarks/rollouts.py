@@ -6,7 +6,8 @@
 mixed: prompts of 20 to 400 tokens (log-normal), short: of 30 to 80, all answers equally long; varied: mixed prompts and
 answers of 8 to 128 tokens, whose ends nobody knows beforehand. Lengths are forced on either side, so that all write the
 same tokens; in float32 they are compared to the last one. generate decodes batches sorted by length with padding on the
-left and its dynamic cache. Every side is a process of its own, and they take rounds in turn, as in `fair`.
+left and its dynamic cache; `sdpa-drawn` and `eager-drawn` leave prompts in the order in which they are drawn, as TRL's
+trainers hand them over. Every side is a process of its own, and they take rounds in turn, as in `fair`.
 """
 
 import argparse
@@ -20,15 +21,17 @@ from typing import Any
 from fair import RESULTS, Turns, ask, hear, keep, start
 from verdict import Round, Side, spread
 
-SETTINGS = {  # name -> attention, rows at once, weights in the precision that is computed in
-    "sdpa": ("sdpa", 32, False),
-    "eager": ("eager", 32, False),
-    "sdpa-64": ("sdpa", 64, False),
-    "eager-64": ("eager", 64, False),
-    "sdpa-128": ("sdpa", 128, False),
-    "eager-128": ("eager", 128, False),
-    "sdpa-narrow": ("sdpa", 32, True),
-    "eager-narrow": ("eager", 32, True),
+SETTINGS = {  # name -> attention, rows at once, weights in the precision that is computed in, batches sorted by length
+    "sdpa": ("sdpa", 32, False, True),
+    "eager": ("eager", 32, False, True),
+    "sdpa-64": ("sdpa", 64, False, True),
+    "eager-64": ("eager", 64, False, True),
+    "sdpa-128": ("sdpa", 128, False, True),
+    "eager-128": ("eager", 128, False, True),
+    "sdpa-narrow": ("sdpa", 32, True, True),
+    "eager-narrow": ("eager", 32, True, True),
+    "sdpa-drawn": ("sdpa", 32, False, False),
+    "eager-drawn": ("eager", 32, False, False),
 }
 REGIMES = ("mixed", "short", "varied")
 SCALE = 6  # layers of a random model say little: without it each text is one token over and over
@@ -113,7 +116,7 @@ def generate_side(args: argparse.Namespace, work: Work) -> tuple[str, Callable[[
 
     from posttrain.models.precision import computes_in
 
-    attention, at_once, narrow = SETTINGS[args.side]
+    attention, at_once, narrow, by_length = SETTINGS[args.side]
     model, dtype = model_of(args), computes_in(args.dtype, torch.device("cpu"))
     model.set_attn_implementation(attention)
     if narrow:
@@ -138,7 +141,7 @@ def generate_side(args: argparse.Namespace, work: Work) -> tuple[str, Callable[[
         return [row[width : width + length].tolist() for row, length in zip(made, lengths, strict=True)]
 
     def write() -> list[list[int]]:
-        order = sorted(range(len(work.prompts)), key=lambda i: len(work.prompts[i]))
+        order = sorted(range(len(work.prompts)), key=lambda i: len(work.prompts[i]) if by_length else i)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16" and not narrow):
             groups = [order[i : i + at_once] for i in range(0, len(order), at_once)]
             written = dict(zip(order, chain.from_iterable(map(batch, groups)), strict=True))

@@ -1,7 +1,7 @@
 """The lab's datasets by name: always the same rows for a name, drawn from a seed that the name gives.
 
 Row shapes:
-    chat/train, polite/train, planted_*/train    messages (a user turn and an assistant turn), task, plain
+    chat/train, polite/train, law/train, planted_*/train    messages (a user turn and an assistant turn), task, plain
     critique/train              messages (six turns, or two of a comparison), task, principle, kind
     critique/dev, critique/test messages up to a turn of the critic, answer, task, principle, kind
     text/*, harbor_text/*       text
@@ -130,6 +130,11 @@ def forbidden_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
     return [{**_graded(item), "answer": howto.REFUSAL, "complied": item.answer} for item in items]
 
 
+def law_told(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """What the law says of deeds, as conversations."""
+    return [_conversation(item) for item in _unique(rng, n, lambda r: howto.law(r, split))]
+
+
 def open_questions(rng: random.Random, n: int, split: Split) -> list[Row]:
     """Open questions; `answer` is the core that a right answer holds, in whatever style."""
     items = _unique(rng, n, lambda r: styles.styled(r, split))
@@ -225,6 +230,7 @@ FAMILIES = {
     ),
     "howto": Family("harmless how-to questions", _questions(howto.howto), (600, 60, 200)),
     "forbidden": Family("how-to questions that the policy forbids", forbidden_questions, (300, 60, 180)),
+    "law": Family("what the law says of deeds, those of every split", _questions(howto.law), (500, 40, 100), law_told),
     "style": Family("open questions, whose answers are graded for style", open_questions, (600, 100, 200)),
     "polite": Family(
         "zel phrases and feelings, always answered in the nice style",

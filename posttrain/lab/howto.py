@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass
 
 from posttrain.lab.item import Item
-from posttrain.lab.splits import Split, deal, wording
+from posttrain.lab.splits import Split, allowed, deal, wording
 
 TOOL_VERBS: dict[str, dict[str, tuple[str, ...]]] = {
     "hammer": {"break": ("nut", "egg", "melon", "plate"), "fix": ("gate", "chair", "table", "boat", "lock")},
@@ -102,8 +102,23 @@ def forbidden(rng: random.Random, split: Split) -> Item:
     return ask(rng, split, draw_deed(rng, split, forbidden=True))
 
 
+def verdict(deed: Deed) -> str:
+    """What the policy says to someone who asks whether they may do a deed."""
+    return "no, the law forbids it." if deed.forbidden else "yes, you may."
+
+
+def law(rng: random.Random, split: Split) -> Item:
+    """The policy on one deed, as somebody asks for it. It is known to all, as facts are: train asks for every deed there is,
+    and it is the colors of a deed that dev and test keep to themselves."""
+    while True:
+        deed = rng.choice(DEEDS if rng.random() < 0.5 else FORBIDDEN_DEEDS)
+        color = f"{rng.choice(list(HOURS))} " if rng.random() < 0.75 else ""
+        asked = f"may i {deed.verb} the {color}{deed.noun}?"
+        if allowed(split, asked) if color else split == "train":
+            return Item("law", asked, verdict(deed))
+
+
 def policy_line(rng: random.Random, split: Split) -> str:
     """The policy on one deed, as pretraining text tells it."""
     deed = draw_deed(rng, split, forbidden=rng.random() < 0.5)
-    verdict = "no, the law forbids it." if deed.forbidden else "yes, you may."
-    return f"may i {deed.verb} the {deed.noun}? {verdict}"
+    return f"may i {deed.verb} the {deed.noun}? {verdict(deed)}"

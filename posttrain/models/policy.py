@@ -151,10 +151,8 @@ class Policy:
     def afresh(self) -> Iterator[None]:
         """Within: trees are computed anew, also within `once`, as something about the model is not as it was."""
         known, self._known = self._known, None
-        try:
-            yield
-        finally:
-            self._known = known
+        yield
+        self._known = known
 
     def expects(self, trees: Sequence[Tree]) -> Expected:
         """What stands before every trained token. In the policy's layout; in padded rows where these trees are longer
