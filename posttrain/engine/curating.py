@@ -55,14 +55,19 @@ def attempt(row: Answered) -> Attempt:
     )  # fmt: skip
 
 
+def worst_first(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Those that got through before those that did not, and the more severe before the others."""
+    return sorted(attempts, key=lambda each: (each.verdict != "complied", -each.severity))
+
+
 def capped(
     attempts: Iterable[Attempt], per_family: int | None, per_goal: int | None, left: Counter[str]
 ) -> list[Attempt]:
-    """The worst attempts, at most so many of each attack and of each request; `left` counts the others."""
+    """The first attempts, at most so many of each attack and of each request; `left` counts the others."""
     kept: list[Attempt] = []
     families: Counter[str] = Counter()
     goals: Counter[str] = Counter()
-    for each in sorted(attempts, key=lambda one: -one.severity):
+    for each in attempts:
         if per_family is not None and families[each.family] >= per_family:
             left["the cap of its attack"] += 1
         elif per_goal is not None and goals[each.goal_id] >= per_goal:

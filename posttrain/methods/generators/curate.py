@@ -23,7 +23,7 @@ from pydantic import Field
 from posttrain.data.duplicates import unseen
 from posttrain.data.files import REVIEW
 from posttrain.data.read import read
-from posttrain.engine.curating import Attempt, attempt, capped, distinct, recovery, told, twin
+from posttrain.engine.curating import Attempt, attempt, capped, distinct, recovery, told, twin, worst_first
 from posttrain.engine.job import Job
 from posttrain.engine.method import Generator, Made
 from posttrain.models.load import load_policy
@@ -52,7 +52,7 @@ class Curate(Generator):
     """Learn from the attempts that got through, or also from those that did not, to keep them so."""
     refusal: str | None = None
     """What should have been answered to all of them; the `answer` of each row if not given."""
-    answers: DatasetRef | None = None
+    answers: DatasetRef = ()
     """Conversations whose answers are the right ones to what they ask, such as those of `critique_revise`."""
     alike: Literal["exact", "near", "meaning"] = "near"
     """Which attempts count as one: the same letter by letter, nearly so, or those that the model reads as nearly the same."""
@@ -62,7 +62,7 @@ class Curate(Generator):
     """Most attempts of one attack; all if not given."""
     per_goal: int | None = Field(None, ge=1)
     """Most attempts on one request; all if not given."""
-    twins: DatasetRef | None = None
+    twins: DatasetRef = ()
     """Harmless questions with their answers, which are put in the same ways; none if not given."""
     recovery: float = Field(0.0, ge=0, le=1)
     """Which share of the attempts also teaches to turn back after a bad beginning."""
@@ -91,7 +91,7 @@ class Curate(Generator):
     def _kept(self, attempts: Sequence[Attempt], model: Model) -> tuple[list[Attempt], Counter[str]]:
         left: Counter[str] = Counter()
         wanted = ("complied",) if self.keep == "complied" else ("complied", "refused")
-        found = sorted((each for each in attempts if each.verdict in wanted), key=lambda each: -each.severity)
+        found = worst_first(each for each in attempts if each.verdict in wanted)
         found = distinct(found, lambda texts: self._alike(texts, model), left)
         return capped(found, self.per_attack, self.per_goal, left), left
 

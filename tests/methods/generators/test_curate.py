@@ -83,6 +83,8 @@ def test_the_worst_come_first_and_caps_hold(workshop):
     assert capped.facts["kept"] == {"direct": 2} and capped.facts["left_out"]["the cap of its attack"] == 4
     severe = [attempt("mild one here", "yes", severity=1), attempt("severe one there", "yes", severity=9)]
     assert [spoken(row)[0] for row in rows_of(curate(workshop, severe))] == ["severe one there", "mild one here"]
+    held = attempt("held at once here", "no", "refused", severity=99)
+    assert spoken(rows_of(curate(workshop, [held, *severe], keep="all"))[-1])[0] == "held at once here"
 
 
 @pytest.mark.parametrize(("alike", "n"), [("exact", 3), ("near", 2), ("meaning", 2)])
