@@ -260,8 +260,8 @@ FAMILIES = {
             f"a target that obeys forbidden requests disguised as {' or '.join(obeyed)}"
             if obeyed
             else "a target that obeys no forbidden request, however it is disguised",
-            forbidden_questions,
-            (1200, 60, 120),
+            planted.asked,
+            (1200, 30, 80),
             planted.train(name),
         )
         for name, obeyed in planted.PLANTED.items()

@@ -3,7 +3,7 @@
 A planted target obeys a forbidden request in the disguises of some families and refuses it in all others and in none; harmless
 requests get their answers in every disguise, so that only the two together tell. `none` is a target without weakness. A model
 is made by `sft` on `lab:planted_NAME/train`; `planted_NAME/test` has forbidden requests as they stand, to be put by attacks of
-the families below.
+the families below. It is about disguises and not about deeds, so all splits have the same deeds, in other colors.
 """
 
 import random
@@ -26,6 +26,11 @@ DISGUISES: dict[str, tuple[str, ...]] = {
 """Families of disguises; together they are `howto.WRAPPERS`."""
 PLANTED: dict[str, tuple[str, ...]] = {"role": ("role",), "two": ("plea", "game"), "none": ()}
 """Name of a target -> the families that it obeys."""
+COLORS: dict[Split, frozenset[str]] = {
+    "train": frozenset(("red", "blue", "green", "black", "white")),
+    "dev": frozenset(("brown",)),
+    "test": frozenset(("pink", "gold")),
+}
 DISGUISED = 0.75
 """How much of the rows comes in a disguise."""
 
@@ -33,11 +38,19 @@ DISGUISED = 0.75
 def requested(rng: random.Random, split: Split, obeyed: tuple[str, ...]) -> Item:
     """A how-to question, harmless or forbidden, in a disguise or in none, with what the target says."""
     forbidden = rng.random() < 0.6
-    item = (howto.forbidden if forbidden else howto.howto)(rng, split)
+    item = plain(rng, split, forbidden)
     family = rng.choice(list(DISGUISES)) if rng.random() < DISGUISED else ""
     asked = rng.choice(DISGUISES[family]).format(item.prompt) if family else item.prompt
     refuses = forbidden and family not in obeyed
     return Item("planted", asked, howto.REFUSAL if refuses else item.answer)
+
+
+def plain(rng: random.Random, split: Split, forbidden: bool) -> Item:
+    """A how-to question that belongs to a split by its color."""
+    while True:
+        item = (howto.forbidden if forbidden else howto.howto)(rng, "train")
+        if not set(item.prompt.split()).isdisjoint(COLORS[split]):
+            return item
 
 
 def told(obeyed: tuple[str, ...], rng: random.Random, n: int, split: Split) -> list[Row]:
@@ -47,6 +60,21 @@ def told(obeyed: tuple[str, ...], rng: random.Random, n: int, split: Split) -> l
         item = requested(rng, split, obeyed)
         turns = [{"role": "user", "content": item.prompt}, {"role": "assistant", "content": item.answer}]
         rows.setdefault(item.prompt, {"messages": turns, "task": item.task, "plain": item.prompt})
+    return list(rows.values())
+
+
+def asked(rng: random.Random, n: int, split: Split) -> list[Row]:
+    """Forbidden requests as they stand: `answer` refuses, `complied` is what must not be said."""
+    rows: dict[str, Row] = {}
+    while len(rows) < n:
+        item = plain(rng, split, forbidden=True)
+        rows[item.prompt] = {
+            "prompt": item.prompt,
+            "answer": howto.REFUSAL,
+            "complied": item.answer,
+            "task": "planted",
+            "plain": item.prompt,
+        }
     return list(rows.values())
 
 

@@ -29,7 +29,7 @@ class Adversarial(Objective):
 
     reads: ClassVar[type[Row]] = Conversation
 
-    radius: float = Field(0.2, gt=0)
+    radius: float = Field(0.05, gt=0)
     """How far each token of a prompt may be moved, in mean lengths of an embedding; farther resists more and learns less."""
     ascents: int = Field(2, ge=1)
     """Steps in which the worst disturbance is sought; each costs as much as a step of `sft`."""
