@@ -56,7 +56,7 @@ def history(events: Iterable[Event], stage: str) -> History:
     found, finished = History(), False
     started = last = 0.0
     for event in events:
-        if event.fields.get("stage") != stage or "measure" in event.fields:
+        if event.fields.get("stage") != stage or "measure" in event.fields or event.kind == "stage_not_needed":
             continue
         match event.kind:
             case "stage_started":

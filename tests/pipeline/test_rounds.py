@@ -49,6 +49,7 @@ def test_the_first_round_is_enough(recipe: str, tmp_path: Path) -> None:
     assert found.models["tune@3"] == found.models["tune@1"]
     assert found.models["after"].inputs["model"] == found.models["tune@1"].digest
     assert [model.name for model in found.record.models] == ["base", "tune@1", "after"]
+    assert [stage.seconds for stage in found.record.stages if stage.state == "not needed"] == [0] * 4
     assert not found.gates_failed and "FAILED" not in (found.folder / "report.md").read_text(encoding="utf-8")
 
 
