@@ -15,7 +15,8 @@ from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Prompt, fingerprint
 from posttrain.schema.settings import DatasetRef, Mark, Settings
 
-from .attack import Armed, Attacks, Composed, Goal, armed
+from .arming import Attacks, armed
+from .attack import Armed, Goal, parts_of
 from .job import Job
 from .ledger import Ledger
 from .siege import Budget, Lane, Siege
@@ -86,11 +87,7 @@ class Assault(Settings):
         return lanes, jury
 
     def _check(self, attacks: Armed) -> None:
-        parts = [
-            part
-            for attack in attacks.values()
-            for part in (attack.parts if isinstance(attack, Composed) else (attack,))
-        ]
+        parts = [part for attack in attacks.values() for part in parts_of(attack)]
         lacking = (
             ("writes", self.attacker is None, "needs a model to write with: give `attacker: {model: NAME}`."),
             (

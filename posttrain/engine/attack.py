@@ -16,14 +16,14 @@ import random
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import (
+    Field,
+)
 
-from posttrain.schema.errors import UsageError
-from posttrain.schema.find import attack_class
 from posttrain.schema.rows import Message, Messages, Prompt
-from posttrain.schema.settings import Settings, problems
+from posttrain.schema.settings import Settings
 from posttrain.schema.verdicts import Verdict
 
 if TYPE_CHECKING:
@@ -111,7 +111,8 @@ class Scene:
 
 class Attack(Settings):
     """A way to put a request. `writes` says that it needs a model of the attacker, `opens` that it needs the weights of the
-    attacked model, `shows` that it needs examples."""
+    attacked model, `shows` that it needs examples; a higher `version` means that the same options put it otherwise than
+    before, so that nothing found by the older code is kept."""
 
     version: ClassVar[int] = 1
     writes: ClassVar[bool] = False
@@ -209,6 +210,11 @@ class Composed:
         return answer
 
 
+def parts_of(attack: Attack | Composed) -> tuple[Attack, ...]:
+    """The attacks that one is made of, the innermost first: mostly itself alone."""
+    return attack.parts if isinstance(attack, Composed) else (attack,)
+
+
 def ask(messages: Messages) -> Generator[Move, Any, Heard]:
     """What the attacked model says to these messages."""
     heard: Heard = yield Ask(messages)
@@ -232,61 +238,5 @@ def _first(part: Attack, request: str, draw: random.Random) -> str:
     return next(iter(part.rewrites(request, draw)), request)
 
 
-Spec = str | dict[str, dict[str, Any] | None]
 Armed = Mapping[str, Attack | Composed]
-
-
-def armed(specs: Sequence[Spec | Sequence[Spec]]) -> dict[str, Attack | Composed]:
-    """Family -> attack, for attacks as recipes write them: `direct`, `{persona: {at_most: 2}}`, or a list of those, the
-    innermost first. Raises UsageError for an unknown one, for options that do not fit, and for two with one name."""
-    found: dict[str, Attack | Composed] = {}
-    for spec in specs:
-        named = [_read(part) for part in (spec if isinstance(spec, list | tuple) else [spec])]
-        if not named:
-            raise UsageError("An attack is an empty list. Name at least one attack in it, such as `direct`.")
-        family = "+".join(name for name, _ in named)
-        if family in found:
-            raise UsageError(
-                f"The attack {family!r} is given twice. Merge the two, or give a `name` to one that has it."
-            )
-        found[family] = named[0][1] if len(named) == 1 else _composed([part for _, part in named], family)
-    return found
-
-
-def _composed(parts: Sequence[Attack], family: str) -> Composed:
-    if sum(not isinstance(part, Rewrite) for part in parts) > 1:
-        raise UsageError(f"{family!r} joins two attacks that both lead the talk. Keep one, and rewrites beside it.")
-    return Composed(tuple(parts))
-
-
-def _read(spec: Any) -> tuple[str, Attack]:
-    """(family, attack) of one name with its options."""
-    name: Any = spec if isinstance(spec, str) else None
-    options: Any = {}
-    if isinstance(spec, Mapping) and len(spec) == 1:
-        ((name, options),) = spec.items()
-    if not isinstance(name, str) or not isinstance(options, Mapping | None):
-        raise UsageError(
-            "An attack is a name, or a name with its options. Write `direct` or `{persona: {at_most: 2}}`."
-        )
-    found = attack_class(name)
-    try:
-        attack: Attack = found.model_validate(dict(options or {}))
-    except ValidationError as error:
-        told = "; ".join(str(problem) for _, problem in problems(found, dict(options or {})))
-        raise UsageError(f"The attack {name!r}: {told}") from error
-    return ":".join(filter(None, (name.rpartition(":")[2], attack.label()))), attack
-
-
-def _known(specs: Any) -> Any:
-    """What is said, if it is attacks that there are: a typing mistake is found before anything is attacked."""
-    specs = [specs] if isinstance(specs, str | Mapping) else specs
-    try:
-        armed(specs)
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-    return specs
-
-
-Attacks = Annotated[tuple[Spec | list[Spec], ...], BeforeValidator(_known)]
-"""Attacks by name or with their options; a list of them is one inside the other, the innermost first."""
+"""Attacks by the names of their families."""

@@ -95,6 +95,8 @@ DatasetRef = Annotated[tuple[Rows, ...], BeforeValidator(_as_sources), Mark("dat
 ModelRef = Annotated[str, Mark("model")]
 RewardRef = Annotated[str | None, Mark("model", form="reward")]
 Cosmetic = Mark("cosmetic")
+KEYED = "keyed"
+"""What the context of a serializer holds while options are written for a key."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,9 @@ def input_of(settings: Settings, path: str) -> Any:
 
 
 def keyed(settings: Settings) -> dict[str, Any]:
-    """The options that change the result, as plain JSON; inputs are left out, as their digests stand for them."""
-    return settings.model_dump(mode="json", exclude=_marked(type(settings)))
+    """The options that change the result, as plain JSON; inputs are left out, as their digests stand for them. A field that
+    stands for more than is written in it may tell all of it here: its serializer finds KEYED in the context."""
+    return settings.model_dump(mode="json", exclude=_marked(type(settings)), context={KEYED: True})
 
 
 def _groups(info: FieldInfo) -> Iterator[type[Settings]]:

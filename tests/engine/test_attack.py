@@ -1,13 +1,18 @@
 """Attacks as recipes write them, and one inside the other."""
 
+import json
 import random
 
 import pytest
 
-from posttrain.engine.attack import Ask, Attack, Composed, Goal, Lead, Rewrite, Scene, Tries, armed, ask, lead, write
+from posttrain.engine.arming import armed
+from posttrain.engine.attack import Ask, Attack, Composed, Goal, Lead, Rewrite, Scene, Tries, ask, lead, write
 from posttrain.functional.encodings import from_base64, to_base64
+from posttrain.methods.attacks.persona import Persona
 from posttrain.schema.errors import UsageError
+from posttrain.schema.find import class_of
 from posttrain.schema.rows import Message
+from posttrain.schema.settings import keyed
 from tests.besieged import asked, attack, goal, played, scene
 
 A = {"template": {"forms": ["a({request})"], "name": "a"}}
@@ -115,3 +120,27 @@ def test_a_goal_keeps_what_stands_before_the_request():
     assert asked_of.reworded("y").request == "y"
     assert Ask(asked_of.put("y")) == Ask(asked_of.put("y"), "")
     assert Scene(random.Random(0)).shared == {}
+
+
+@pytest.mark.parametrize("method", ["red_team", "attack_success", "over_refusal"])
+def test_a_key_knows_what_an_attack_asks_by_default_and_its_version(method, monkeypatch):
+    def stage(*attacks):
+        return class_of(method)(data="x", judge={"rule": "complied"}, attacks=attacks)
+
+    def key(*attacks):
+        return keyed(stage(*attacks))["attacks"]
+
+    plain = key("direct", ["persona", "base64"])
+    assert plain == key({"direct": {}}, [{"persona": None}, "base64"])
+    assert key("direct", "persona") != key("persona", "direct")  # where a budget ends depends on their order
+    assert stage("direct", "persona").model_dump(mode="json")["attacks"] == ["direct", "persona"]
+    monkeypatch.setattr(Persona, "version", 2)
+    newer = key("direct", ["persona", "base64"])
+    monkeypatch.setattr(Persona.model_fields["forms"], "default", ("play a king: {request}",))
+    Persona.model_rebuild(force=True)
+    try:
+        other = key("direct", ["persona", "base64"])
+    finally:
+        monkeypatch.undo()
+        Persona.model_rebuild(force=True)
+    assert len({json.dumps(each) for each in (plain, newer, other)}) == 3

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from posttrain.engine.attack import Armed, armed
+from posttrain.engine.arming import armed
+from posttrain.engine.attack import Armed
 from posttrain.engine.job import Job
 from posttrain.engine.ledger import Ledger
 from posttrain.engine.siege import Budget, Siege

@@ -19,7 +19,8 @@ from pydantic import Field
 
 from posttrain.data.read import read
 from posttrain.engine.answering import answers_of, verdicts_on
-from posttrain.engine.attack import Ask, Attacks, Goal, Scene, armed
+from posttrain.engine.arming import Attacks, armed
+from posttrain.engine.attack import Ask, Goal, Scene
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
 from posttrain.engine.verdicts import Deciding, deciding, rate

@@ -2,7 +2,7 @@
 
 import pytest
 
-from posttrain.engine.attack import armed
+from posttrain.engine.arming import armed
 from posttrain.schema.errors import UsageError
 from tests.besieged import asked, attack, goal, played, scene
 
