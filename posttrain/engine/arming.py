@@ -19,7 +19,10 @@ Spec = str | dict[str, dict[str, Any] | None]
 
 def armed(specs: Sequence[Spec | Sequence[Spec]]) -> dict[str, Attack | Composed]:
     """Family -> attack, for attacks as recipes write them: `direct`, `{persona: {at_most: 2}}`, or a list of those, the
-    innermost first. Raises UsageError for an unknown one, for options that do not fit, and for two with one name."""
+    innermost first. Raises UsageError for none and for an unknown one, for options that do not fit, and for two with one
+    name."""
+    if not isinstance(specs, list | tuple) or not specs:
+        raise UsageError("There are no attacks. List at least one, as `attacks: [direct]`.")
     found: dict[str, Attack | Composed] = {}
     for spec in specs:
         named = [_read(part) for part in (spec if isinstance(spec, list | tuple) else [spec])]
@@ -51,6 +54,8 @@ def _read(spec: Any) -> tuple[str, Attack]:
             "An attack is a name, or a name with its options. Write `direct` or `{persona: {at_most: 2}}`."
         )
     found = attack_class(name)
+    if not issubclass(found, Attack):
+        raise UsageError(f"{name!r} is no attack. Name a class that subclasses posttrain.engine.attack.Attack.")
     try:
         attack: Attack = found.model_validate(dict(options or {}))
     except ValidationError as error:

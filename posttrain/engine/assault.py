@@ -16,7 +16,7 @@ from posttrain.schema.rows import Prompt, fingerprint
 from posttrain.schema.settings import DatasetRef, Mark, Settings
 
 from .arming import Attacks, armed
-from .attack import Armed, Goal, parts_of
+from .attack import Armed, Goal, name_of, parts_of
 from .job import Job
 from .ledger import Ledger
 from .siege import Budget, Lane, Siege
@@ -100,7 +100,7 @@ class Assault(Settings):
         for part in parts:
             for need, is_lacking, cure in lacking:
                 if is_lacking and need in part.needs():
-                    raise UsageError(f"The attack {type(part).__name__.lower()!r} {cure}")
+                    raise UsageError(f"The attack {name_of(part)!r} {cure}")
 
     def _writer(self, inputs: Mapping[str, Any], seed: int) -> Speaker | None:
         if self.attacker is None:

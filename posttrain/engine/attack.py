@@ -215,6 +215,12 @@ def parts_of(attack: Attack | Composed) -> tuple[Attack, ...]:
     return attack.parts if isinstance(attack, Composed) else (attack,)
 
 
+def name_of(part: Attack) -> str:
+    """What an attack is called in a recipe; its class where it is none of the package."""
+    module = type(part).__module__
+    return module.rpartition(".")[2] if module.startswith("posttrain.") else type(part).__name__
+
+
 def ask(messages: Messages) -> Generator[Move, Any, Heard]:
     """What the attacked model says to these messages."""
     heard: Heard = yield Ask(messages)

@@ -83,6 +83,11 @@ def test_names_tell_families_apart():
         ([{"persona": {}, "rot13": {}}], "Write `direct`"),
         ([{"persona": 3}], "Write `direct`"),
         (["no.such:Thing"], "importable from here"),
+        (["json:JSONDecoder"], "is no attack. Name a class"),
+        (["posttrain.methods.objectives.dpo:DPO"], "is no attack. Name a class"),
+        ([], "List at least one"),
+        (7, "List at least one"),
+        (None, "List at least one"),
     ],
 )
 def test_what_cannot_be_meant_is_an_error_with_its_cure(specs, message):

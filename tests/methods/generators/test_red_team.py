@@ -130,7 +130,10 @@ def test_an_attackers_model_writes_and_its_bad_replies_are_told(workshop):
         ({"attacks": ["pair"]}, "'pair' needs a model to write with: give `attacker: "),
         ({"attacks": [["persona", "translation"]]}, "'translation' needs a model to write with"),
         ({"attacks": [{"escalation": {"by": "attacker"}}]}, "'escalation' needs a model to write with"),
-        ({"attacks": ["many_shot"]}, "give harmless questions with answers as `examples: "),
+        (
+            {"attacks": ["many_shot"]},
+            "'many_shot' shows a conversation: give harmless questions with answers as `examples: ",
+        ),
         (
             {"attacks": ["gcg"], "target": {"url": "http://localhost:9/v1", "model": "x"}},
             "'gcg' needs the weights of the attacked model: leave out `target`",
