@@ -20,7 +20,7 @@ from pydantic import Field
 from posttrain.data.read import read
 from posttrain.engine.answering import answers_of, verdicts_on
 from posttrain.engine.arming import Attacks, armed
-from posttrain.engine.attack import Ask, Goal, Scene
+from posttrain.engine.attack import Ask, Attack, Composed, Goal, Lead, Scene, parts_of
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
 from posttrain.engine.verdicts import Deciding, deciding, rate
@@ -78,12 +78,20 @@ class OverRefusal(Measure):
         for row in rows:
             for family, attack in attacks.items():
                 goal = Goal(row, fingerprint(row))
-                move = next(attack.tries(goal, Scene(random.Random(f"{seed} {family} {goal.id}"))), None)
-                if not isinstance(move, Ask):
+                move = _first(attack, goal, Scene(random.Random(f"{seed} {family} {goal.id}")))
+                if move is None:
                     raise UsageError(
                         f"The attack {family!r} needs more than a request. Take one that only puts it in other words."
                     )
                 yield replace(row, messages=move.messages, task=family if len(attacks) > 1 else row.task)
+
+
+def _first(attack: Attack | Composed, goal: Goal, scene: Scene) -> Ask | None:
+    """The first question of an attack; None for one that needs more than the request, or begins with something else."""
+    if any(part.needs() for part in parts_of(attack)):
+        return None
+    move = next(attack.tries(goal, scene), None)
+    return move if isinstance(move, Ask) and not isinstance(move, Lead) else None
 
 
 def _by_task(rows: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Metric]:

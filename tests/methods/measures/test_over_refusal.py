@@ -79,3 +79,10 @@ def always(output, row):
 def test_the_rule_that_ships_decides_unless_another_is_named():
     assert keyed(OverRefusal(data="rows.jsonl"))["judge"]["rule"] == "complied"
     assert set(inputs(OverRefusal)) == {"data", "judge.classifier", "judge.ask.model", "judge.calibration"}
+
+
+@pytest.mark.parametrize("attack", ["escalation", "prefill", "many_shot", "gcg", "pair", ["prefill", "base64"]])
+def test_what_leads_up_to_a_request_or_needs_more_than_one_is_not_put(workshop, attack):
+    """The first turn of a talk that escalates asks for something else, and is no question to be judged by."""
+    with pytest.raises(UsageError, match=r"needs more than a request\. Take one"):
+        workshop.findings("over_refusal", workshop.model(), questions(workshop), attacks=[attack])
