@@ -56,6 +56,7 @@ class Walk:
         """Makes a step, measures what came of it, and says whether the walk goes on."""
         if (turn := self.enough(step)) is not None:
             self.stand_in(step, turn)
+            self.measure(step.name)  # what waited for it; of itself all is known
             return True
         self.step(step)
         self.measure(step.name)
@@ -124,6 +125,8 @@ class Walk:
         """Measures all that can be once a step is made: its model, and earlier ones with what waited for it. What was
         measured before is kept."""
         for name, measure in self.plan.due(at):
+            if (name, measure.name) in self.found:  # as what stands in for the model was measured
+                continue
             self.doing = name
             work = self.work(of_model(measure, name))
             kept = self.store.find(work.key)

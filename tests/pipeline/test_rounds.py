@@ -53,6 +53,13 @@ def test_the_first_round_is_enough(recipe: str, tmp_path: Path) -> None:
     assert not found.gates_failed and "FAILED" not in (found.folder / "report.md").read_text(encoding="utf-8")
 
 
+def test_a_measure_that_waits_for_the_last_round_is_taken_when_another_stands_in(recipe: str, tmp_path: Path) -> None:
+    waits = recipe.replace("measure: [", "measure: [pipeline_fakes:Against: {against: tune}, ")
+    found = gated(waits, "at_least: -1", tmp_path)
+    far = {model.name: model.findings["against"].metrics["far"].value for model in found.record.models}
+    assert far == {"base": 1.0, "tune@1": 0.0, "after": 1.0}
+
+
 def test_the_last_round_must_hold(recipe: str, tmp_path: Path) -> None:
     found = gated(recipe, "at_least: 2", tmp_path)
     assert found.gates_failed and ran() == ["score", *["write", "tune", "score"] * 3]
