@@ -216,8 +216,12 @@ class _Reading:
         if not isinstance(node.value, dict | None):
             self.wrong(node, f"a gate is written `{GATE}`, not {node.plain()!r}.")
             return
-        against = self.against((node.value or {}).get(AGAINST))
-        for key, child in (node.value or {}).items():
+        children = node.value or {}
+        against = self.against(children.get(AGAINST))
+        if not children.keys() & set(RULES) and (AGAINST in children or (metric and not children)):
+            named = f"the gate on {metric!r}" if metric else "a gate"
+            self.wrong(node, f"{named} has no rule. Write `{GATE}`; `{AGAINST}: NAME` stands beside its rule.")
+        for key, child in children.items():
             if key == AGAINST:
                 continue
             if key not in RULES and isinstance(child.value, dict):

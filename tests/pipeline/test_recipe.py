@@ -124,6 +124,14 @@ def test_a_problem_names_the_file_and_the_line() -> None:
             8,
             "Did you mean 'chat'?",
         ),
+        *(
+            ("pipeline_fakes:Compress", f"pipeline_fakes:Compress: {{gate: {gate}}}", 8, "stands beside its rule")
+            for gate in (
+                "{chat.accuracy: {against: base}}",
+                "{against: base, chat.accuracy: {at_least: 1}}",
+                "{chat.accuracy: {}}",
+            )
+        ),
         ("pipeline_fakes:Compress", "pipeline_fakes:Compress: {measure: 3}", 8, "neither true nor false"),
         ("pipeline_fakes:Compress", "pipeline_fakes:Compress: {from: 3}", 8, "names no stage"),
         ("  - pipeline_fakes:Tune", "  pipeline_fakes:Tune", 8, "this is not YAML"),
