@@ -32,6 +32,7 @@ from .policy import Policy
 from .sampler import Sampling, TransformersSampler
 
 TOP = 10  # likeliest tokens that an address is asked to tell
+LEAST = -1e4  # nats; what is less likely is as good as never said
 AT_ONCE = 64  # conversations between two looks at the clock
 AROUND = " \t\n()[]\"'*_`.:：（）【】▁Ġ"  # what may stand around a letter in a token
 Watch = Callable[[int], None]
@@ -185,9 +186,10 @@ def letter_in(tokens: Sequence[Any]) -> float | None:
     for token in tokens:
         if not isinstance(token, dict) or str(token.get("token", "")).strip(AROUND) not in ENDS:
             continue
-        told = [each for each in token.get("top_logprobs") or () if isinstance(each, dict)] or [token]
+        top = token.get("top_logprobs")
+        told = [each for each in (top if isinstance(top, list) else ()) if isinstance(each, dict)] or [token]
         logps = [(str(each.get("token", "")).strip(AROUND), each.get("logprob")) for each in told]
-        known = [(said, float(lp)) for said, lp in logps if isinstance(lp, int | float) and not math.isnan(lp)]
+        known = [(said, min(max(lp, LEAST), 0.0)) for said, lp in logps if isinstance(lp, int | float) and lp < 1]
         if not known:
             return None
         least = math.exp(min(lp for _, lp in known))

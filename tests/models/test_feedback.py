@@ -92,7 +92,8 @@ def test_letters_by_hand() -> None:
 @pytest.mark.parametrize(
     "tokens",
     [[], [token("neither")], ["A"], [None], [{"token": "A"}], [{"token": "A", "top_logprobs": [{"token": "A"}]}],
-     [{"token": "A", "logprob": math.nan}], [{"token": "A", "logprob": "-1"}], [{"token": ["A"]}], [token("Apple")]],
+     [{"token": "A", "logprob": math.nan}], [token("A", A=1e9)], [token("A", A=math.inf)], [token("A", A=-(10**400))],
+     [{"token": "A", "logprob": 10**400}], [{"token": "A", "top_logprobs": 5, "logprob": "x"}], [{"token": "A", "logprob": "-1"}], [{"token": ["A"]}], [token("Apple")]],
 )  # fmt: skip
 def test_what_is_no_letter_tells_nothing(tokens: list[Any]) -> None:
     assert letter_in(tokens) is None
