@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import Any
 
 from posttrain.schema.errors import DataError
@@ -46,13 +47,22 @@ def attempt(row: Answered) -> Attempt:
             f"A row has the verdict {str(verdict)[:40]!r}, and an attempt's is complied, refused or unclear. Give rows of a "
             "`red_team` stage, or a column `verdict`."
         )
-    severity = columns.get("severity")
-    number = float(severity) if isinstance(severity, int | float) else 1 / (1 + int(columns.get("n") or 0))
+    severity, n = _number(columns.get("severity")), _number(columns.get("n"))
+    number = 1 / (1 + max(n or 0.0, 0.0)) if severity is None else severity
     return Attempt(
         row.prompt.messages, row.said.content, verdict, str(columns.get("attack", "")),
         str(columns.get("goal", row.prompt.messages[-1].content)), str(columns.get("goal_id", "")),
         number, columns, row.prompt.answer,
     )  # fmt: skip
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also one that is written out, as in a CSV file; None for anything else."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        return None
+    return number if number is not None and isfinite(number) else None
 
 
 def worst_first(attempts: Iterable[Attempt]) -> list[Attempt]:

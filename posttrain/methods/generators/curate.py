@@ -33,6 +33,7 @@ from posttrain.schema.errors import DataError
 from posttrain.schema.rows import Answered, Message, Messages, Prompt, Row, Text, fingerprint
 from posttrain.schema.settings import DatasetRef
 
+LICENCES = ("licence", "license")
 Shape = Literal["sft", "pairs", "unpaired"]
 Twin = tuple[Messages, str]
 """A harmless request as an attack puts it, and its answer."""
@@ -149,7 +150,7 @@ class Curate(Generator):
             "attack": each.family,
             "goal_id": each.goal_id,
             "source": "red_team",
-            **({"licence": each.columns["licence"]} if "licence" in each.columns else {}),
+            **{name: each.columns[name] for name in LICENCES if name in each.columns},
         }
         prompt, good, bad = [m.as_dict() for m in asked], [_spoken(right)], [_spoken(Message("assistant", wrong))]
         if self.shape == "sft":

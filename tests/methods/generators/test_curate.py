@@ -147,5 +147,15 @@ def test_nothing_to_learn_from_is_said_with_its_cure(workshop):
 
 
 def test_licences_go_along(workshop):
-    made = curate(workshop, [attempt("a b c d", "yes", licence="CC-BY-4.0")])
-    assert rows_of(made)[0]["licence"] == "CC-BY-4.0"
+    for name in ("licence", "license"):
+        made = curate(workshop, [attempt("a b c d", "yes", **{name: "CC-BY-4.0"})])
+        assert rows_of(made)[0][name] == "CC-BY-4.0"
+
+
+@pytest.mark.parametrize("severity", [float("nan"), "high", None, True, [3]])
+@pytest.mark.parametrize("n", ["first", [1], float("inf"), -1])
+def test_what_is_no_number_orders_nothing(workshop, severity, n):
+    """Rows may come from elsewhere, with columns that only share their names."""
+    odd = attempt("a b c d", "yes", severity=severity, n=n)
+    made = curate(workshop, [odd, attempt("e f g h", "yes", severity="3"), attempt("i j k l", "yes", severity=2)])
+    assert [row["goal_id"] for row in rows_of(made)] == ["e f g h", "i j k l", "a b c d"]
