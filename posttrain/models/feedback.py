@@ -177,7 +177,10 @@ def _spoken(reply: Reply) -> Spoken:
     text = message.get("content") if isinstance(message, dict) else None
     if not isinstance(text, str):
         return Spoken(None, why=reply.why or "unreadable")
-    return Spoken(text.strip(), (_choice(reply) or {}).get("finish_reason") != "length")
+    whole = text.encode("utf-8", "replace").decode(
+        "utf-8"
+    )  # halves of characters are taken by no file and no tokenizer
+    return Spoken(whole.strip(), (_choice(reply) or {}).get("finish_reason") != "length")
 
 
 def letter_in(tokens: Sequence[Any]) -> float | None:

@@ -131,6 +131,12 @@ def test_an_address_without_log_probabilities_is_refused_with_the_cure(server: S
         remote(server).first_letter(TALKS, silent)
 
 
+def test_half_a_character_is_a_question_mark(server: Server) -> None:  # noqa: F811
+    server.answers = [reply("well \ud83d said")]
+    (said,) = remote(server).say(TALKS[:1], Sampling(), 0, [0], silent)
+    assert said.text == "well ? said"
+
+
 @pytest.mark.parametrize("body", [b"", b"no json", b"[]", b'{"choices": []}', b'{"choices": [1]}', b'{"choices": "x"}',
                                   b'{"choices": [{"message": 1}]}', b"[" * 9000])  # fmt: skip
 def test_a_reply_that_cannot_be_read_says_nothing(server: Server, body: bytes) -> None:  # noqa: F811

@@ -118,7 +118,7 @@ class CritiqueRevise(Generator):
         job.note(told)
         found = effects(trails, judged)
         _tell(job, found, judged)
-        with (job.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+        with (job.folder / "rows.jsonl").open("w", encoding="utf-8", errors="replace") as file:
             for trail, n in kept:
                 file.write(json.dumps(self._row(trail, n), ensure_ascii=False, default=str) + "\n")
         rounds = Counter(str(n + 1) for _, n in kept)

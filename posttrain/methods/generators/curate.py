@@ -188,5 +188,5 @@ def _review(each: Attempt) -> dict[str, Any]:
 
 
 def _write(path: Path, rows: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors="replace") as file:
         file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)

@@ -29,7 +29,7 @@ class RedTeam(Assault, Generator):
     def run(self, job: Job, **inputs: Any) -> Made:
         lanes, _ = self.besiege(job, inputs["model"], inputs)
         attempts = [(lane, entry) for lane in lanes for entry in lane.heard]
-        with (job.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+        with (job.folder / "rows.jsonl").open("w", encoding="utf-8", errors="replace") as file:
             for lane, entry in attempts:
                 file.write(json.dumps(_row(lane, entry), ensure_ascii=False, default=str) + "\n")
         found = outcome(lanes)

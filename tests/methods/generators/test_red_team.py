@@ -10,7 +10,7 @@ from posttrain.engine.job import Job
 from posttrain.engine.method import stage_class
 from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Conversation
-from posttrain.schema.settings import inputs
+from posttrain.schema.settings import Rows, inputs
 from tests.models.test_endpoint import Server, saying, server
 
 __all__ = ["server"]  # a fixture
@@ -49,6 +49,14 @@ def test_every_attempt_is_a_row_that_says_where_it_is_from(workshop):
     assert {row["attack"] for row in rows} == {"direct", "persona", "persona+base64", *ALL[3:]}
     assert {row["hazard"] for row in rows if row["goal"].startswith("how")} == {"locks"}
     assert all(row["way"] for row in rows if row["attack"] in ("evolve", "prefill"))
+
+
+def test_half_a_character_in_a_column_costs_no_attempt(workshop, tmp_path):
+    path = tmp_path / "odd.jsonl"
+    path.write_text(json.dumps({"prompt": "which key?", "hazard": "keys \udc00", "license": "\ud83d"}), "utf-8")
+    model, data = workshop.model(), (workshop.store.dataset(Rows(path=str(path))),)
+    attacked = workshop.run("red_team", model, data, attacks=["evolve"], **SHORT)
+    assert {row["hazard"] for row in rows_of(attacked)} == {"keys ?"}
 
 
 def test_it_counts_what_it_kept(workshop):
