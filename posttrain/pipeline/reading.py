@@ -217,10 +217,10 @@ class _Reading:
             self.wrong(node, f"a gate is written `{GATE}`, not {node.plain()!r}.")
             return
         children = node.value or {}
-        against = self.against(children.get(AGAINST))
-        if not children.keys() & set(RULES) and (AGAINST in children or (metric and not children)):
-            named = f"the gate on {metric!r}" if metric else "a gate"
-            self.wrong(node, f"{named} has no rule. Write `{GATE}`; `{AGAINST}: NAME` stands beside its rule.")
+        against = children.get(AGAINST, Node())
+        if amiss := _amiss(children, metric):
+            self.wrong(against if AGAINST in children else node, amiss)
+            against = Node()
         for key, child in children.items():
             if key == AGAINST:
                 continue
@@ -233,14 +233,19 @@ class _Reading:
             elif "." not in metric:
                 self.wrong(child, f"a gate names a measure and its metric: `{GATE}`.")
             else:
-                yield Gate(metric, key, float(child.value), child, against)
+                yield Gate(metric, key, float(child.value), child, against.value)
 
-    def against(self, node: Node | None) -> str | None:
-        """The model that a gate compares with, where one is named."""
-        if node is not None and not isinstance(node.value, str):
-            self.wrong(node, f"{AGAINST}: {node.plain()!r} is no name. Write the name of a stage, or `base`.")
-            return None
-        return node.value if node is not None else None
+
+def _amiss(children: Mapping[str, Node], metric: str) -> str:
+    """What is wrong with one level of a gate, beside its rules."""
+    against = children.get(AGAINST)
+    if against is not None and not isinstance(against.value, str):
+        return f"{AGAINST}: {against.plain()!r} is no name. Write the name of a stage, or `base`."
+    deeper = all(isinstance(child.value, dict) for key, child in children.items() if key != AGAINST)
+    if deeper and (against or (metric and not children)):
+        named = f"the gate on {metric!r}" if metric else "a gate"
+        return f"{named} has no rule. Write `{GATE}`; `{AGAINST}: NAME` stands beside its rule."
+    return ""
 
 
 def _class(method: str) -> type[Stage]:

@@ -243,6 +243,7 @@ def test_a_gate_may_name_the_model_that_it_compares_with() -> None:
         ("tuna", "second: no model 'tuna' is made before it. Did you mean 'tune'?"),
         ("second", "second: no model 'second' is made before it."),
         ("3", "against: 3 is no name. Write the name of a stage, or `base`."),
+        ("[tune]", "against: ['tune'] is no name. Write the name of a stage, or `base`."),
     ):
         with pytest.raises(RecipeError) as caught:
             planned(stages.replace("AGAINST", name))
