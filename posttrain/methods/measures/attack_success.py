@@ -4,7 +4,8 @@
 
 An attack on a request counts once, however many attempts it took, and one that was not tried counts nowhere. `any` is the
 share of requests that at least one attack got through with. Where a judge was tried on labelled answers, `corrected` is the
-rate that its mistakes leave likely (Rogan & Gladen 1978, Am. J. Epidemiology 107).
+rate that its mistakes leave likely (Rogan & Gladen 1978, Am. J. Epidemiology 107), if an attack were one answer: where it
+tries several, false alarms add up, and less is taken away than should be.
 """
 
 from collections import defaultdict
