@@ -50,10 +50,11 @@ class OverRefusal(Measure):
     """Longest answer, in tokens."""
 
     def measure(self, job: Job, model: Model, **inputs: Any) -> Findings:
-        rows = list(self._put([row for dataset in inputs["data"] for row in read(dataset, Prompt).rows], job.seed))
+        put = list(self._put([row for dataset in inputs["data"] for row in read(dataset, Prompt).rows], job.seed))
+        rows = [row for row, _ in put]
         answers = answers_of(model, rows, job, self.max_new_tokens)
         jury = deciding(self.judge, inputs, job.seed)
-        verdicts = verdicts_on(jury, rows, answers, job)
+        verdicts = verdicts_on(jury, rows, [by.read(said) for (_, by), said in zip(put, answers, strict=True)], job)
         metrics = jury.shares(verdicts, "refused")
         metrics["answered"] = rate(wilson(verdicts.count("complied"), len(verdicts)), "higher")
         samples = tuple(
@@ -72,8 +73,8 @@ class OverRefusal(Measure):
             flags,
         )
 
-    def _put(self, rows: Sequence[Prompt], seed: int) -> Iterator[Prompt]:
-        """Every prompt, put as each of the attacks puts it at first. Raises UsageError for an attack that needs more."""
+    def _put(self, rows: Sequence[Prompt], seed: int) -> Iterator[tuple[Prompt, Attack | Composed]]:
+        """Every prompt, put as each of the attacks puts it at first, with that attack. Raises UsageError for an attack that needs more."""
         attacks = armed(self.attacks)
         for row in rows:
             for family, attack in attacks.items():
@@ -83,7 +84,7 @@ class OverRefusal(Measure):
                     raise UsageError(
                         f"The attack {family!r} needs more than a request. Take one that only puts it in other words."
                     )
-                yield replace(row, messages=move.messages, task=family if len(attacks) > 1 else row.task)
+                yield replace(row, messages=move.messages, task=family if len(attacks) > 1 else row.task), attack
 
 
 def _first(attack: Attack | Composed, goal: Goal, scene: Scene) -> Ask | None:

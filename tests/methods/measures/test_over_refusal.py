@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from posttrain.engine.attack import Rewrite
 from posttrain.engine.job import Job
 from posttrain.engine.verdicts import Deciding
 from posttrain.functional.statistics import wilson
@@ -79,6 +80,23 @@ def always(output, row):
 def test_the_rule_that_ships_decides_unless_another_is_named():
     assert keyed(OverRefusal(data="rows.jsonl"))["judge"]["rule"] == "complied"
     assert set(inputs(OverRefusal)) == {"data", "judge.classifier", "judge.ask.model", "judge.calibration"}
+
+
+class Murmured(Rewrite):
+    """An attack whose answers are in a code: whatever is said is a refusal."""
+
+    def rewrites(self, request, draw):
+        yield request
+
+    def read(self, answer):
+        return "sorry, no."
+
+
+def test_an_answer_in_a_code_is_judged_by_what_it_says(workshop):
+    model = taught(workshop, *LESSONS)
+    found = workshop.findings("over_refusal", model, questions(workshop), attacks=[f"{__name__}:Murmured"])
+    assert found.metrics["refused"].value == 1
+    assert [sample.output for sample in found.samples] == [row["completion"] for row in LESSONS]
 
 
 @pytest.mark.parametrize("attack", ["escalation", "prefill", "many_shot", "gcg", "pair", ["prefill", "base64"]])
