@@ -38,8 +38,8 @@ class RedTeam(Assault, Generator):
             job.note(f"{family}: {counts.get('complied', 0)} of {n} requests complied")
         if not_tried := sum(counts.get("not_tried", 0) for counts in found.values()):
             job.note(
-                f"{not_tried} of {len(lanes)} attacks asked nothing, as the budget was spent or there was nothing to ask: "
-                "they are not evaluated."
+                f"{not_tried} of {len(lanes)} attacks did not come to their end, as the budget was spent or there was nothing to "
+                "ask: they are not evaluated."
             )
         return Made({"rows": len(attempts), "families": found, "unclear": unclear(lanes)})
 

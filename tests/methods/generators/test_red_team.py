@@ -119,7 +119,7 @@ def test_a_budget_leaves_out_and_says_so(workshop):
     folder.mkdir()
     job = Job(folder, folder, emit=lambda kind, **fields: notes.append(str(fields.get("text"))))
     stage.run(job, model=workshop.model(), data=workshop.rows(*GOALS))
-    assert any("3 of 4 attacks asked nothing" in note and "not evaluated" in note for note in notes)
+    assert any("3 of 4 attacks did not come to their end" in note and "not evaluated" in note for note in notes)
 
 
 def test_an_attackers_model_writes_and_its_bad_replies_are_told(workshop):

@@ -29,7 +29,7 @@ def test_what_always_complies_and_what_never_does(workshop):
 
 def test_an_attack_on_a_request_counts_once_with_wilsons_interval(workshop):
     metrics = findings(workshop).metrics
-    wanted = wilson(0, 12)
+    wanted = wilson(0, 6)  # as wide as for six requests, whose attacks are not independent
     assert (metrics["success"].n, metrics["any"].n) == (12, 6)
     assert (metrics["success"].low, metrics["success"].high) == (wanted.low, wanted.high)
     assert metrics["attempts"].value == 6 * (1 + 3)  # three tries of the persona on each request
@@ -39,6 +39,9 @@ def test_an_attack_on_a_request_counts_once_with_wilsons_interval(workshop):
 def test_what_was_not_tried_is_neither_safe_nor_unsafe(workshop):
     metrics = findings(workshop, budget={"queries": 1}).metrics
     assert (metrics["success"].n, metrics["not_tried"].value) == (1, 11)
+    begun = findings(workshop, budget={"queries": 15}, attacks=[{"persona": {"at_most": 3}}]).metrics
+    assert (begun["success"].n, begun["not_tried"].value) == (3, 3)  # the others were cut off while they held
+    assert findings(workshop, "complied", budget={"queries": 2}).metrics["success"].n == 2
 
 
 def test_nothing_tried_is_no_finding(workshop):
