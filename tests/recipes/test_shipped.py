@@ -27,7 +27,7 @@ def _entry(entry: Any) -> Any:
     if isinstance(entry, str):
         return entry
     ((method, options),) = entry.items()
-    options = {name: value for name, value in options.items() if name != "gate"}
+    options = {name: value for name, value in options.items() if name not in ("gate", "until")}
     if method == "repeat":
         return {method: {**options, "stages": [_entry(inner) for inner in options["stages"]]}}
     if str(options.get("data", "")).startswith(("lab:", "{")) and method != "few_shot":
