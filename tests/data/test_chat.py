@@ -324,8 +324,8 @@ def test_words_that_are_given_are_not_learnt_and_the_rest_of_the_turn_is(name: s
     told = Message("assistant", "é is no answer" if given == "é is" else "hello\nfriend")
     if not told.content.startswith(given):
         given = ""
-    whole = list(form.conversations(Conversation((TURNS[0], told))))[0]
-    part = list(form.conversations(Conversation((TURNS[0], replace(told, given=given)))))[0]
+    (whole,) = form.conversations(Conversation((TURNS[0], told)))
+    (part,) = form.conversations(Conversation((TURNS[0], replace(told, given=given))))
     left = [id for id, learnt in zip(part.ids, part.trained, strict=True) if learnt]
     all_of_it = [id for id, learnt in zip(whole.ids, whole.trained, strict=True) if learnt]
     assert part.ids == whole.ids and all_of_it[len(all_of_it) - len(left) :] == left

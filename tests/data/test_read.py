@@ -250,7 +250,10 @@ def test_bad_rows_stop_the_reading_with_the_first_twenty_named(rows_file: RowsFi
             "has `weight: 0.5`, but a turn is learnt",
         ),
         ({"messages": [{"role": "assistant", "content": "a", "train_detail": [{}]}]}, "a mask of characters"),
-        ({"messages": [{"role": "assistant", "content": "a", "given": "b"}]}, "does not begin with its `given` words 'b'"),
+        (
+            {"messages": [{"role": "assistant", "content": "a", "given": "b"}]},
+            "does not begin with its `given` words 'b'",
+        ),
         ({"prompt": ["hi"], "completion": "a"}, "'prompt'[0] must be an object"),
         ({"prompt": True, "completion": "a"}, "'prompt' must be text, this is true or false"),
         ({"prompt": "hi", "completion": "\ud83d"}, "half a character that is no Unicode, at 1"),

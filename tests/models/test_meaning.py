@@ -10,7 +10,13 @@ from tests import tiny
 
 def test_a_text_means_what_itself_means_and_padding_changes_nothing():
     policy = Policy(tiny.model(), tiny.tokenizer())
-    texts = ["open the red box", "close it", "open the red box", "a much longer text about the road to the town", "close it"]
+    texts = [
+        "open the red box",
+        "close it",
+        "open the red box",
+        "a much longer text about the road to the town",
+        "close it",
+    ]
     found = vectors(policy, texts)
     assert found.norm(dim=-1).tolist() == pytest.approx([1.0] * 5)
     assert float(found[0] @ found[2]) == pytest.approx(1.0) and float(found[1] @ found[4]) == pytest.approx(1.0)
