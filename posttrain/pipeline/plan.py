@@ -7,7 +7,7 @@ elsewhere the last round's. A measure may name any stage: it is taken of every m
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from posttrain.engine.method import Stage
@@ -16,7 +16,7 @@ from posttrain.schema.rows import Row
 from posttrain.schema.settings import Rows, form_of, input_of, inputs
 
 from .reading import NAME, draft
-from .recipe import BASE, Entry, Recipe, Round, names_in, unrolled
+from .recipe import BASE, Entry, Gate, Recipe, Round, names_in, unrolled
 from .step import Input, Step, reads
 from .tree import Node
 
@@ -137,12 +137,18 @@ class _Wiring:
             return
         form = self.form(entry, entry.stage, source)
         wires = {"model": (Input(source, source, entry.node),), **self.inputs(entry, rounds)}
-        step = Step(name, entry.method, entry.stage, wires, entry.node, form, entry.gates, within)
+        gates = tuple(self.named(gate, rounds) for gate in entry.gates)
+        step = Step(name, entry.method, entry.stage, wires, entry.node, form, gates, within)
         self.steps.append(step)
         self.kinds[name] = "model" if step.makes_model else "dataset"
         if step.makes_model:
             self.forms[name], self.judged[name] = form, entry
             self.current = self.current if form == SCORES else name
+
+    def named(self, gate: Gate, rounds: str) -> Gate:
+        """A gate with the full name of the model that it compares with."""
+        found = self.resolve(gate.against, rounds) if gate.against else None
+        return replace(gate, against=found) if found else gate
 
     def source(self, entry: Entry, rounds: str) -> str:
         """The model a stage begins with, by its full name."""

@@ -250,6 +250,18 @@ def test_a_gate_may_name_the_model_that_it_compares_with() -> None:
         assert message in str(caught.value)
 
 
+def test_a_gate_within_rounds_means_this_rounds_model() -> None:
+    stages = """
+  - repeat:
+      times: 2
+      stages:
+        - pipeline_fakes:Tune: {data: rows.jsonl}
+        - pipeline_fakes:Tune: {name: second, data: rows.jsonl, gate: {chat.accuracy: {drop_at_most: 0.1, against: tune}}}
+"""
+    gates = [gate for step in planned(stages).steps for gate in step.gates]
+    assert [gate.against for gate in gates] == ["tune@1", "tune@2"]
+
+
 def test_a_broken_stage_brings_no_false_alarms() -> None:
     message = refused("""
   - pipeline_fakes:Tune: {data: rows.jsonl, stength: 3}
