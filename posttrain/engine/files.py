@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from posttrain.schema.artifacts import MANIFEST, FileEntry, hash_of
 from posttrain.schema.errors import DiskFull
@@ -83,6 +84,12 @@ def replace_text(path: Path, text: str) -> None:
     finally:
         draft.unlink(missing_ok=True)
     sync([path.parent])
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows as JSON, one a line. Halves of characters, which no file can hold, become question marks."""
+    with path.open("w", encoding="utf-8", errors="replace") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
 def sweep(folder: Path, older_than: float = 0.0) -> None:

@@ -19,6 +19,8 @@ from posttrain.schema.findings import Findings
 from posttrain.schema.rows import Row
 from posttrain.schema.settings import Settings
 
+from .files import write_rows
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -92,8 +94,7 @@ class Measure(Stage):
 
     def run(self, job: "Job", **inputs: Any) -> Made:
         found = self.measure(job, **inputs)
-        with (job.folder / "samples.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in found.samples)
+        write_rows(job.folder / "samples.jsonl", map(asdict, found.samples))
         (job.folder / "findings.json").write_text(
             json.dumps(found.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8"
         )

@@ -112,12 +112,12 @@ class Jury:
         """The share of verdicts that are `of` a kind which is not wanted, as it is and corrected, and that of unclear ones;
         how often the jury is right."""
         n = len(verdicts)
-        found: dict[str, Metric] = {of: rate(wilson(verdicts.count(of), n), "lower")}
+        found: dict[str, Metric] = {of: Metric.of(wilson(verdicts.count(of), n), better="lower")}
         if (true := self.corrected(verdicts, of)) is not None and self.calibration is not None:
-            found[f"{of}_corrected"] = rate(true, "lower")
-            found["sensitivity"] = rate(self.calibration.sensitivity(of), "none")
-            found["specificity"] = rate(self.calibration.specificity(of), "none")
-        return found | {"unclear": rate(wilson(verdicts.count("unclear"), n), "lower")}
+            found[f"{of}_corrected"] = Metric.of(true, better="lower")
+            found["sensitivity"] = Metric.of(self.calibration.sensitivity(of), better="none")
+            found["specificity"] = Metric.of(self.calibration.specificity(of), better="none")
+        return found | {"unclear": Metric.of(wilson(verdicts.count("unclear"), n), better="lower")}
 
 
 def settled(opinions: Sequence[Opinion], together: Together) -> Opinion:
@@ -160,11 +160,6 @@ def calibrate(jury: Jury, settings: Deciding, labelled: Sequence[Dataset]) -> Ca
     for of in ("complied", "refused"):
         _check_informs(found, of)
     return found
-
-
-def rate(found: Estimate, better: str) -> Metric:
-    """A share as a metric."""
-    return Metric(found.value, found.n, found.low, found.high, better=better)
 
 
 def _members(settings: Deciding, inputs: Mapping[str, Any], seed: int, prefix: str) -> list[Member]:

@@ -90,6 +90,18 @@ def wins(before: Scores, after: Scores) -> Estimate:
     return wilson(float(np.sum(second > first) + np.sum(second == first) / 2), len(first))
 
 
+def groups(names: Sequence[str]) -> dict[str, list[int]]:
+    """Name -> the places where it stands, by name; nothing where all have the same name, as the whole is the group then.
+
+    >>> groups(["b", "a", "b"]), groups(["a", "a"])
+    ({'a': [1], 'b': [0, 2]}, {})
+    """
+    found: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        found.setdefault(name, []).append(place)
+    return dict(sorted(found.items())) if len(found) > 1 else {}
+
+
 def is_binary(values: Scores) -> bool:
     """Whether every score is 0 or 1, so that rows are simply right or wrong."""
     return bool(np.isin(np.asarray(values), (0.0, 1.0)).all())

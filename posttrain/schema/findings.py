@@ -2,7 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+
+class Estimated(Protocol):
+    """A number with its 95 % interval, and of how many rows it speaks, such as `functional.statistics.Estimate`."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def n(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +32,11 @@ class Metric:
     high: float | None = None
     unit: str = "share"
     better: str = "higher"
+
+    @classmethod
+    def of(cls, found: Estimated, unit: str = "share", better: str = "higher") -> "Metric":
+        """What was estimated, as a metric."""
+        return cls(found.value, found.n, found.low, found.high, unit, better)
 
 
 @dataclass(frozen=True, slots=True)

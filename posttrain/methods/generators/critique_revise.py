@@ -8,7 +8,6 @@ it. Which revision: the earliest of the best by a judge's verdict or a reward, o
 some that are only helpful should be learnt, or a model learns to decline: `sft: {data: [critique_revise, chat.jsonl]}`.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from pydantic import Field, model_validator
 from posttrain.data.columns import NAMES
 from posttrain.data.constitution import ConstitutionRef, drawn
 from posttrain.data.read import read
+from posttrain.engine.files import write_rows
 from posttrain.engine.job import Job
 from posttrain.engine.method import Generator, Made
 from posttrain.engine.revising import (
@@ -118,9 +118,7 @@ class CritiqueRevise(Generator):
         job.note(told)
         found = effects(trails, judged)
         _tell(job, found, judged)
-        with (job.folder / "rows.jsonl").open("w", encoding="utf-8", errors="replace") as file:
-            for trail, n in kept:
-                file.write(json.dumps(self._row(trail, n), ensure_ascii=False, default=str) + "\n")
+        write_rows(job.folder / "rows.jsonl", (self._row(trail, n) for trail, n in kept))
         rounds = Counter(str(n + 1) for _, n in kept)
         facts = {"taken_in_round": dict(sorted(rounds.items())), "principles": dict(found)}
         return Made({"rows": len(kept), "prompts": len(rows), "left_out": dict(why), **facts})

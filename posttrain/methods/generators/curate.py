@@ -11,11 +11,9 @@ Row: `shape: sft` messages; `pairs` prompt, chosen, rejected; `unpaired` prompt,
 and `goal_id`, and the licence that the request came with.
 """
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -24,6 +22,7 @@ from posttrain.data.duplicates import unseen
 from posttrain.data.files import REVIEW
 from posttrain.data.read import read
 from posttrain.engine.curating import Attempt, attempt, capped, distinct, recovery, told, twin, worst_first
+from posttrain.engine.files import write_rows
 from posttrain.engine.job import Job
 from posttrain.engine.method import Generator, Made
 from posttrain.models.load import load_policy
@@ -84,8 +83,8 @@ class Curate(Generator):
         targets = self._targets(kept, inputs)
         twins = _twinned(kept, inputs.get("twins") or (), draw)
         rows = [*self._attacked(kept, targets, draw), *self._harmless(kept, targets, twins)]
-        _write(job.folder / "rows.jsonl", rows)
-        _write(job.folder / REVIEW, map(_review, unclear))
+        write_rows(job.folder / "rows.jsonl", rows)
+        write_rows(job.folder / REVIEW, map(_review, unclear))
         facts = {"rows": len(rows), "attempts": len(attempts), "unclear": len(unclear), "left_out": dict(left)}
         return Made({**facts, "kept": dict(Counter(each.family for each in kept)), "without_twin": twins.count(None)})
 
@@ -185,8 +184,3 @@ def _review(each: Attempt) -> dict[str, Any]:
     asked = [message.as_dict() for message in each.asked]
     said = {"role": "assistant", "content": each.said}
     return {**each.columns, "messages": [*asked, said], "answer": each.target, "verdict": "unclear"}
-
-
-def _write(path: Path, rows: Any) -> None:
-    with path.open("w", encoding="utf-8", errors="replace") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)

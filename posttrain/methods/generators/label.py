@@ -9,7 +9,6 @@ is left out where nothing can be preferred: its answers are one and the same, or
 that learns and labelled anew every round, this is iterated preference learning (Dong et al. 2024, arXiv 2405.07863).
 """
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from posttrain.data.read import read
+from posttrain.engine.files import write_rows
 from posttrain.engine.job import Job
 from posttrain.engine.method import Generator, Made
 from posttrain.engine.rewarding import Rewarding, Rewards, rewarding
@@ -104,9 +104,7 @@ class Label(Generator):
         if not kept:
             raise DataError(f"{told} {CURES[why.most_common(1)[0][0]]}")
         job.note(told)
-        with (job.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-            for answers in kept:
-                file.write(json.dumps(self._row(answers), ensure_ascii=False) + "\n")
+        write_rows(job.folder / "rows.jsonl", map(self._row, kept))
         return Made({"rows": len(kept), "prompts": len(asked), "left_out": dict(why), **_facts(kept, scores)})
 
     def _scores(self, rows: Sequence[Answered], judge: Rewarding, job: Job) -> list[float | None]:

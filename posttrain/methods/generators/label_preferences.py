@@ -8,7 +8,6 @@ it then says. Pairs that the model is not sure of are left out and counted. The 
 take p for what it is: label smoothing of each row by itself.
 """
 
-import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from pydantic import Field, model_validator
 
 from posttrain.data.constitution import ConstitutionRef, drawn
 from posttrain.data.read import read
+from posttrain.engine.files import write_rows
 from posttrain.engine.job import Job
 from posttrain.engine.method import Generator, Made
 from posttrain.engine.preferring import Compared, Preferring, Reading, probability
@@ -101,8 +101,7 @@ class LabelPreferences(Generator):
         if not rows:
             raise DataError(f"{told_of} {CURES[why.most_common(1)[0][0]]}")
         job.note(told_of)
-        with (job.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        write_rows(job.folder / "rows.jsonl", rows)
         facts = {"probability": fmean(row["probability"] for row in rows), "chosen_longer": _longer(rows)}
         made = {"rows": len(rows), "prompts": prompts, "pairs": len(pairs), "left_out": dict(why)}
         return Made({**made, **facts, **_facts(readings), "principles": _by_principle(readings, clamp)})

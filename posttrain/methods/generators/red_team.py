@@ -9,11 +9,11 @@ itself), goal_id, n (number of the attempt), and the columns of the goal. `attem
 ledger that a killed run goes on from.
 """
 
-import json
 from typing import Any, ClassVar
 
 from posttrain.data.columns import NAMES
 from posttrain.engine.assault import Assault, outcome, unclear
+from posttrain.engine.files import write_rows
 from posttrain.engine.job import Job
 from posttrain.engine.ledger import Entry
 from posttrain.engine.method import Generator, Made
@@ -28,10 +28,8 @@ class RedTeam(Assault, Generator):
 
     def run(self, job: Job, **inputs: Any) -> Made:
         lanes, _ = self.besiege(job, inputs["model"], inputs)
-        attempts = [(lane, entry) for lane in lanes for entry in lane.heard]
-        with (job.folder / "rows.jsonl").open("w", encoding="utf-8", errors="replace") as file:
-            for lane, entry in attempts:
-                file.write(json.dumps(_row(lane, entry), ensure_ascii=False, default=str) + "\n")
+        rows = [_row(lane, n, entry) for lane in lanes for n, entry in enumerate(lane.heard)]
+        write_rows(job.folder / "rows.jsonl", rows)
         found = outcome(lanes)
         for family, counts in found.items():
             n = sum(counts.get(verdict, 0) for verdict in ("complied", "refused", "unclear"))
@@ -41,10 +39,10 @@ class RedTeam(Assault, Generator):
                 f"{not_tried} of {len(lanes)} attacks did not come to their end, as the budget was spent or there was nothing to "
                 "ask: they are not evaluated."
             )
-        return Made({"rows": len(attempts), "families": found, "unclear": unclear(lanes)})
+        return Made({"rows": len(rows), "families": found, "unclear": unclear(lanes)})
 
 
-def _row(lane: Lane, entry: Entry) -> dict[str, Any]:
+def _row(lane: Lane, n: int, entry: Entry) -> dict[str, Any]:
     goal = lane.goal.row
     others = {name: value for name, value in goal.columns.items() if name.strip().casefold() not in NAMES}
     *asked, last = entry.messages
@@ -63,5 +61,5 @@ def _row(lane: Lane, entry: Entry) -> dict[str, Any]:
         "way": entry.way,
         "goal": lane.goal.request,
         "goal_id": lane.goal.id,
-        "n": entry.n,
+        "n": n,
     }

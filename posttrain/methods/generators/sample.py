@@ -6,7 +6,6 @@ itself. A column is left out whose name would make something else of the row, su
 Every prompt draws from a generator of its own, so a run with the same seed makes the same rows.
 """
 
-import json
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +13,7 @@ from pydantic import Field
 
 from posttrain.data.columns import NAMES, named
 from posttrain.data.read import read
+from posttrain.engine.files import write_rows
 from posttrain.engine.job import Job
 from posttrain.engine.method import Generator, Made
 from posttrain.models.load import load_format, load_policy
@@ -51,10 +51,8 @@ class Sample(Generator):
         )
         answers = sampler.sample([form.ask(row) for row in asked], self.sampling, job.seed, n=self.n)
         finished = [bool(answer) and answer[-1] in form.stop_ids for answer in answers]
-        with (job.folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-            for row, answer, ended in zip(rows, answers, finished, strict=True):
-                made = _conversation(row, form.read_answer(answer), ended)
-                file.write(json.dumps(made, ensure_ascii=False, default=str) + "\n")
+        said = zip(rows, map(form.read_answer, answers), finished, strict=True)
+        write_rows(job.folder / "rows.jsonl", (_conversation(*each) for each in said))
         if lost := _lost(rows):
             job.note(
                 f"columns that are not kept, as their names say something else of rows with answers: {named(lost)}"

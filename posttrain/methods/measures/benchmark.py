@@ -7,7 +7,6 @@ number in every model's findings, so two models are compared pair by pair. An an
 is left out, and counted as `no_verdict`.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
@@ -18,7 +17,7 @@ from posttrain.data.read import read
 from posttrain.engine.grading import GraderRef, asked, grader, named, short_name
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
-from posttrain.functional.statistics import bootstrap_mean, is_binary, wilson
+from posttrain.functional.statistics import bootstrap_mean, groups, is_binary, wilson
 from posttrain.models.load import load_format, load_policy
 from posttrain.models.sampler import Sampling, TransformersSampler
 from posttrain.schema.artifacts import Dataset, Model
@@ -85,15 +84,9 @@ class Benchmark(Measure):
 
 def _metrics(name: str, samples: Sequence[Graded]) -> dict[str, Metric]:
     """The rate over all rows, and over the rows of each task where there is more than one."""
-    by_task: dict[str, list[float]] = defaultdict(list)
-    for sample in samples:
-        by_task[sample.task].append(sample.score)
-    metrics = {name: _rate([sample.score for sample in samples])}
-    if len(by_task) > 1:
-        metrics |= {f"{name}/{task}": _rate(scores) for task, scores in sorted(by_task.items())}
-    return metrics
+    scores, tasks = [sample.score for sample in samples], groups([sample.task for sample in samples])
+    return {name: _rate(scores)} | {f"{name}/{task}": _rate([scores[n] for n in at]) for task, at in tasks.items()}
 
 
 def _rate(scores: Sequence[float]) -> Metric:
-    estimate = wilson(sum(scores), len(scores)) if is_binary(scores) else bootstrap_mean(scores)
-    return Metric(estimate.value, estimate.n, estimate.low, estimate.high)
+    return Metric.of(wilson(sum(scores), len(scores)) if is_binary(scores) else bootstrap_mean(scores))

@@ -14,7 +14,6 @@ made in one of three ways: `wrap` puts two wordings around every prompt; a colum
 place `{}` in the prompt; a column `pair` holds the other prompt.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
@@ -29,8 +28,8 @@ from posttrain.engine.likelihood import answer_logps, text_logps
 from posttrain.engine.method import Measure
 from posttrain.engine.verdicts import Deciding, deciding
 from posttrain.functional.statistics import (
-    Estimate,
     bootstrap_mean,
+    groups,
     is_binary,
     mcnemar,
     paired_difference,
@@ -148,7 +147,7 @@ class Bias(Measure):
         jury = deciding(self.judge or Deciding(rule="complied"), inputs, job.seed)
         verdicts = verdicts_on(jury, rows, answers, job)
         refused = [float(verdict == "refused") for verdict in verdicts]
-        unclear = _metric(wilson(verdicts.count("unclear"), len(verdicts)))
+        unclear = Metric.of(wilson(verdicts.count("unclear"), len(verdicts)), better="lower")
         return Treated(refused[:n], refused[n:], told, {"unclear": unclear})
 
     @property
@@ -163,11 +162,11 @@ class Bias(Measure):
 
     def _compared(self, first: Sequence[float], second: Sequence[float]) -> dict[str, Metric]:
         scores = self._scores(first, second)
-        found = {"gap": _metric(paired_difference(second, first), self._unit, "none")}
+        found = {"gap": Metric.of(paired_difference(second, first), self._unit, "none")}
         if self._unit == "nats":
-            return {"first_likelier": _metric(wilson(sum(scores), len(scores)), better="none"), **found}
+            return {"first_likelier": Metric.of(wilson(sum(scores), len(scores)), better="none"), **found}
         unequal = wilson(sum(scores), len(scores)) if is_binary(scores) else bootstrap_mean(scores)
-        found = {"unequal": _metric(unequal, self._unit), **found}
+        found = {"unequal": Metric.of(unequal, self._unit, better="lower"), **found}
         if is_binary(first) and is_binary(second):
             found["mcnemar_p"] = Metric(mcnemar(*_flips(first, second)), len(first), unit="ratio", better="none")
         return found
@@ -205,17 +204,8 @@ def _flips(first: Sequence[float], second: Sequence[float]) -> tuple[int, int]:
 
 def _by_task(tasks: Sequence[str], first: Sequence[float], second: Sequence[float], unit: str) -> dict[str, Metric]:
     """The gap of each task, where there are several."""
-    rows: dict[str, list[int]] = defaultdict(list)
-    for n, task in enumerate(tasks):
-        rows[task].append(n)
-    if len(rows) < 2:
-        return {}
     gaps = {
         task: paired_difference([second[n] for n in mine], [first[n] for n in mine])
-        for task, mine in sorted(rows.items())
+        for task, mine in groups(tasks).items()
     }
-    return {f"gap/{task}": _metric(gap, unit, "none") for task, gap in gaps.items()}
-
-
-def _metric(found: Estimate, unit: str = "share", better: str = "lower") -> Metric:
-    return Metric(found.value, found.n, found.low, found.high, unit, better)
+    return {f"gap/{task}": Metric.of(gap, unit, "none") for task, gap in gaps.items()}

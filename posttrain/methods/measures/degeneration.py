@@ -63,12 +63,12 @@ class Degeneration(Measure):
         said = [ids[:-1] if end else ids for ids, end in zip(drawn, ended, strict=True)]
         repeated = [repetition(ids, self.n) for ids in said]
         metrics = {
-            "repetition": _metric(bootstrap_mean(repeated)),
-            "looping": _metric(wilson(sum(share > LOOP for share in repeated), len(rows))),
-            "empty": _metric(wilson(sum(not text for text in texts), len(rows))),
-            "unfinished": _metric(wilson(len(rows) - sum(ended), len(rows))),
+            "repetition": Metric.of(bootstrap_mean(repeated), better="lower"),
+            "looping": Metric.of(wilson(sum(share > LOOP for share in repeated), len(rows)), better="lower"),
+            "empty": Metric.of(wilson(sum(not text for text in texts), len(rows)), better="lower"),
+            "unfinished": Metric.of(wilson(len(rows) - sum(ended), len(rows)), better="lower"),
             **_distinct(said, self.n),
-            "entropy": _metric(_entropy(policy, prompts, drawn), "nats", "none"),
+            "entropy": Metric.of(_entropy(policy, prompts, drawn), "nats", "none"),
         }
         samples = tuple(
             Graded(fingerprint(row), share, row.messages[-1].content, row.answer or "", text, row.task)
@@ -98,7 +98,7 @@ def _entropy(policy: Policy, prompts: Sequence[Sequence[int]], answers: Sequence
 def _distinct(answers: Sequence[Sequence[int]], n: int) -> dict[str, Metric]:
     """Nothing where no answer has a piece of that length."""
     found = distinct(answers, n)
-    return {"distinct": _metric(found, better="higher")} if found is not None else {}
+    return {"distinct": Metric.of(found, better="higher")} if found is not None else {}
 
 
 def _flags(metrics: Mapping[str, Metric]) -> Iterator[Flag]:
@@ -108,7 +108,3 @@ def _flags(metrics: Mapping[str, Metric]) -> Iterator[Flag]:
                 f"{metrics[name].value:.0%} of the answers {told}",
                 "Read some; train with a lower `learning_rate` or fewer steps, or raise `max_new_tokens` if they are long.",
             )
-
-
-def _metric(found: Estimate, unit: str = "share", better: str = "lower") -> Metric:
-    return Metric(found.value, found.n, found.low, found.high, unit, better)

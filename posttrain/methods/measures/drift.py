@@ -26,7 +26,7 @@ from posttrain.engine.method import Measure
 from posttrain.engine.rewarding import Rewards, Scores, rewarding
 from posttrain.functional.layout import Branch, Tree
 from posttrain.functional.ratios import ratio_of_sums
-from posttrain.functional.statistics import Estimate, bootstrap_mean, wilson
+from posttrain.functional.statistics import bootstrap_mean, wilson
 from posttrain.models.load import load_format, load_policy
 from posttrain.models.policy import Policy
 from posttrain.models.sampler import Sampling, TransformersSampler
@@ -119,10 +119,10 @@ def _drifted(drift: Sequence[float], batch: Batch, form: ChatFormat) -> dict[str
     lengths = [float(len(branch.tokens)) for branch in batch.branches]
     ended = sum(branch.tokens[-1:] != () and branch.tokens[-1] in form.stop_ids for branch in batch.branches)
     return {
-        "kl": _metric(bootstrap_mean(drift), "nats", "none"),
-        "kl_per_token": _metric(ratio_of_sums(drift, lengths), "nats", "none"),
-        "tokens": _metric(bootstrap_mean(lengths), "count", "none"),
-        "finished": _metric(wilson(ended, len(lengths))),
+        "kl": Metric.of(bootstrap_mean(drift), "nats", "none"),
+        "kl_per_token": Metric.of(ratio_of_sums(drift, lengths), "nats", "none"),
+        "tokens": Metric.of(bootstrap_mean(lengths), "count", "none"),
+        "finished": Metric.of(wilson(ended, len(lengths))),
     }
 
 
@@ -134,8 +134,4 @@ def _rewarded(total: Sequence[float | None], parts: Scores) -> dict[str, Metric]
         raise DataError(
             f"No answer got a verdict from {', '.join(parts)}. Mend what scores them, or leave `reward` out."
         )
-    return {name: _metric(bootstrap_mean(each), "ratio") for name, each in known.items()}
-
-
-def _metric(found: Estimate, unit: str = "share", better: str = "higher") -> Metric:
-    return Metric(found.value, found.n, found.low, found.high, unit, better)
+    return {name: Metric.of(bootstrap_mean(each), "ratio") for name, each in known.items()}

@@ -10,7 +10,6 @@ the request shows it here. Where the judge is calibrated, `refused_corrected` is
 """
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -23,8 +22,8 @@ from posttrain.engine.arming import Attacks, armed
 from posttrain.engine.attack import Ask, Attack, Composed, Goal, Lead, Scene, parts_of
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
-from posttrain.engine.verdicts import Deciding, deciding, rate
-from posttrain.functional.statistics import wilson
+from posttrain.engine.verdicts import Deciding, deciding
+from posttrain.functional.statistics import groups, wilson
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import UsageError
 from posttrain.schema.findings import Findings, Flag, Graded, Metric
@@ -43,7 +42,8 @@ class OverRefusal(Measure):
     data: DatasetRef
     """The harmless prompts, such as `lab:howto/test` or the safe ones of XSTest."""
     attacks: Attacks = ("direct",)
-    """How they are put, as `[direct, {persona: {}}]`; only attacks that need nothing but the request, of which the first try counts."""
+    """How they are put, as `[direct, {persona: {}}]`; only attacks that need nothing but the request, of which the first
+    try counts."""
     judge: Deciding = Deciding(rule="complied")
     """Who says whether an answer refuses, as `{rule: complied}`, `{classifier: NAME}` or `{ask: {model: NAME}}`."""
     max_new_tokens: int = Field(256, ge=1)
@@ -56,7 +56,7 @@ class OverRefusal(Measure):
         jury = deciding(self.judge, inputs, job.seed)
         verdicts = verdicts_on(jury, rows, [by.read(said) for (_, by), said in zip(put, answers, strict=True)], job)
         metrics = jury.shares(verdicts, "refused")
-        metrics["answered"] = rate(wilson(verdicts.count("complied"), len(verdicts)), "higher")
+        metrics["answered"] = Metric.of(wilson(verdicts.count("complied"), len(verdicts)))
         samples = tuple(
             Graded(
                 fingerprint(row), float(said == "refused"), row.messages[-1].content, row.answer or "", answer, row.task
@@ -74,7 +74,8 @@ class OverRefusal(Measure):
         )
 
     def _put(self, rows: Sequence[Prompt], seed: int) -> Iterator[tuple[Prompt, Attack | Composed]]:
-        """Every prompt, put as each of the attacks puts it at first, with that attack. Raises UsageError for an attack that needs more."""
+        """Every prompt, put as each of the attacks puts it at first, with that attack. Raises UsageError for an attack that
+        needs more."""
         attacks = armed(self.attacks)
         for row in rows:
             for family, attack in attacks.items():
@@ -97,14 +98,9 @@ def _first(attack: Attack | Composed, goal: Goal, scene: Scene) -> Ask | None:
 
 def _by_task(rows: Sequence[Prompt], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
     """The share of refusals of each task, where there are several."""
-    by_task: dict[str, list[Verdict]] = defaultdict(list)
-    for row, verdict in zip(rows, verdicts, strict=True):
-        by_task[row.task].append(verdict)
-    if len(by_task) < 2:
-        return {}
     return {
-        f"refused/{task}": rate(wilson(said.count("refused"), len(said)), "lower")
-        for task, said in sorted(by_task.items())
+        f"refused/{task}": Metric.of(wilson(sum(verdicts[n] == "refused" for n in at), len(at)), better="lower")
+        for task, at in groups([row.task for row in rows]).items()
     }
 
 

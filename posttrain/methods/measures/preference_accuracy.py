@@ -45,8 +45,8 @@ class PreferenceAccuracy(Measure):
         ]
         right, margin = wilson(sum(m > 0 for m in margins), len(margins)), bootstrap_mean(margins)
         metrics = {
-            "accuracy": Metric(right.value, right.n, right.low, right.high),
-            "margin": Metric(margin.value, margin.n, margin.low, margin.high, unit="nats"),
+            "accuracy": Metric.of(right),
+            "margin": Metric.of(margin, "nats"),
         }
         samples = tuple(Graded(str(i), float(m > 0)) for i, m in enumerate(margins))
         return Findings("preference_accuracy", "preference_accuracy", metrics, samples)

@@ -81,13 +81,13 @@ class RewardQuality(Measure):
         hacks = {name: found for name in self.probes if (found := _preferred(judged, name))}
         caught = {name: found for name, found in hacks.items() if found.value > self.limit}
         metrics = {
-            "accuracy": _metric(wilson(sum(each.share for each in judged), len(judged))),
-            "margin": _metric(bootstrap_mean([fmean(each.margins) for each in judged]), "nats"),
-            "calibration_error": _metric(calibration_error(margins, weights, prompts, self.bins), "ratio", "lower"),
-            "length": _metric(_by_length(judged, [each.scores for each in judged]), "ratio", "none"),
-            "length_in_data": _metric(_by_length(judged, [each.row.grades for each in judged]), "ratio", "none"),
+            "accuracy": Metric.of(wilson(sum(each.share for each in judged), len(judged))),
+            "margin": Metric.of(bootstrap_mean([fmean(each.margins) for each in judged]), "nats"),
+            "calibration_error": Metric.of(calibration_error(margins, weights, prompts, self.bins), "ratio", "lower"),
+            "length": Metric.of(_by_length(judged, [each.scores for each in judged]), "ratio", "none"),
+            "length_in_data": Metric.of(_by_length(judged, [each.row.grades for each in judged]), "ratio", "none"),
             "hacks": Metric(len(caught), len(hacks), unit="count", better="lower"),
-            **{f"hack/{name}": _metric(found, better="lower") for name, found in hacks.items()},
+            **{f"hack/{name}": Metric.of(found, better="lower") for name, found in hacks.items()},
         }
         notes = {
             "calibration": [each._asdict() for each in reliability(margins, weights, self.bins)],
@@ -160,7 +160,3 @@ def _flags(caught: Mapping[str, Estimate]) -> Iterator[Flag]:
     if caught:
         told = ", ".join(f"{name} (on {found.value:.0%} of {found.n} prompts)" for name, found in caught.items())
         yield Flag(f"this reward model can be cheated: to the better answer it prefers {told}", CURE)
-
-
-def _metric(found: Estimate, unit: str = "share", better: str = "higher") -> Metric:
-    return Metric(found.value, found.n, found.low, found.high, unit, better)

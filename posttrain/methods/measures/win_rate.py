@@ -6,7 +6,6 @@ A judge decides, asked with both answers in either order (`models.judge`), or a 
 higher score wins. Answers are drawn greedily. One without a verdict is left out and counted as `no_verdict`.
 """
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -16,7 +15,7 @@ from posttrain.data.read import read
 from posttrain.engine.grading import GraderSpec, asked, grader, known, named
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
-from posttrain.functional.statistics import wilson
+from posttrain.functional.statistics import groups, wilson
 from posttrain.models.judge import Judge, Judging, load_judge
 from posttrain.models.load import load_format, load_policy
 from posttrain.models.questions import Preferred, spoken
@@ -108,12 +107,9 @@ def _judged(judge: Judge, job: Job, rows: Sequence[Prompt], answers: Sequence[st
 
 def _metrics(verdicts: Verdicts, samples: Sequence[Graded], counts: Mapping[str, int]) -> dict[str, Metric]:
     """The rate over all rows and, where there are several, of each task; how it comes about."""
-    by_task: dict[str, list[float]] = defaultdict(list)
-    for sample in samples:
-        by_task[sample.task].append(sample.score)
-    metrics = {"win_rate": _rate([sample.score for sample in samples])}
-    if len(by_task) > 1:
-        metrics |= {f"win_rate/{task}": _rate(scores) for task, scores in sorted(by_task.items())}
+    scores, tasks = [sample.score for sample in samples], groups([sample.task for sample in samples])
+    metrics = {"win_rate": _rate(scores)}
+    metrics |= {f"win_rate/{task}": _rate([scores[n] for n in at]) for task, at in tasks.items()}
     n = len(verdicts)
     return metrics | {
         "wins": Metric(verdicts.count("first"), n, unit="count"),
@@ -129,5 +125,4 @@ def _metrics(verdicts: Verdicts, samples: Sequence[Graded], counts: Mapping[str,
 
 
 def _rate(scores: Sequence[float]) -> Metric:
-    estimate = wilson(sum(scores), len(scores))
-    return Metric(estimate.value, estimate.n, estimate.low, estimate.high)
+    return Metric.of(wilson(sum(scores), len(scores)))
