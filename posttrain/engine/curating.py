@@ -11,11 +11,21 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
+from posttrain.functional import encodings
 from posttrain.schema.errors import DataError
 from posttrain.schema.rows import Answered, Message, Messages, Prompt
-from posttrain.schema.verdicts import Verdict
+from posttrain.schema.verdicts import VERDICTS, Verdict
 
-VERDICTS: tuple[Verdict, ...] = ("complied", "refused", "unclear")
+WHOLE = random.Random(0)  # a code that changes all letters draws nothing
+CODES: tuple[Callable[[str], str], ...] = (
+    str,
+    encodings.to_base64,
+    encodings.rot13,
+    encodings.spaced,
+    lambda text: encodings.to_leet(text, WHOLE),
+    lambda text: encodings.to_homoglyphs(text, WHOLE),
+)
+"""How a request may stand in an attack: letter by letter, or in a code."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +42,6 @@ class Attempt:
     severity: float
     columns: Mapping[str, Any]
     target: str | None = None
-
-    @property
-    def request(self) -> str:
-        return self.asked[-1].content
 
 
 def attempt(row: Answered) -> Attempt:
@@ -99,11 +105,14 @@ def distinct(
 
 
 def twin(attempt: Attempt, harmless: Prompt) -> Messages | None:
-    """The same attack around a harmless request; None where the request does not stand in the attack letter by letter."""
+    """The same attack around a harmless request; None where the request stands in it neither letter by letter nor in a
+    code, as where a model wrote it anew."""
     question = harmless.messages[-1].content
-    if not any(attempt.goal in message.content for message in attempt.asked):
-        return None
-    return tuple(replace(m, content=m.content.replace(attempt.goal, question)) for m in attempt.asked)
+    for code in CODES:
+        goal = code(attempt.goal)
+        if any(goal in message.content for message in attempt.asked):
+            return tuple(replace(m, content=m.content.replace(goal, code(question))) for m in attempt.asked)
+    return None
 
 
 def recovery(attempt: Attempt, target: str, draw: random.Random, most_words: int) -> Message:

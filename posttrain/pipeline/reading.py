@@ -138,7 +138,11 @@ class _Reading:
 
     def until(self, node: Node, stages: Sequence[Entry | Repeat]) -> bool:
         """Whether rounds end once their gates hold, which is the one thing that may be said here."""
-        if node.value != "gates":
+        if any(entry.ends_early for entry in stages if isinstance(entry, Repeat)):
+            self.wrong(
+                node, "`until: gates` stands within another one, whose rounds it would end. Leave out one of the two."
+            )
+        elif node.value != "gates":
             self.wrong(node, f"until: {node.plain()!r} is nothing to wait for. Write `until: gates`, or leave it out.")
         elif not any(isinstance(entry, Entry) and entry.gates for entry in stages):
             self.wrong(

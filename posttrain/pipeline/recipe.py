@@ -82,6 +82,11 @@ class Repeat:
     node: Node
     until_gates: bool = False
 
+    @property
+    def ends_early(self) -> bool:
+        """Whether it, or one within it, ends once its gates hold."""
+        return self.until_gates or any(entry.ends_early for entry in self.stages if isinstance(entry, Repeat))
+
 
 @dataclass(frozen=True)
 class Round:

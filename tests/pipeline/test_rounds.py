@@ -95,6 +95,16 @@ def test_what_cannot_be_waited_for(recipe: str, tmp_path: Path, change: tuple[st
     assert message in str(caught.value)
 
 
+def test_a_repetition_within_another_that_may_end_is_refused(recipe: str, tmp_path: Path) -> None:
+    inner = recipe[recipe.index("  - repeat:") : recipe.index("  - pipeline_fakes:Tune: {name: after")]
+    deeper = "\n".join(f"        {line}" for line in inner.splitlines())
+    gated_too = "          - pipeline_fakes:Tune: {name: late, data: ROWS, gate: {chat.accuracy: {at_least: 0}}}"
+    outer = f"  - repeat:\n      times: 2\n      until: gates\n      stages:\n{deeper}\n{gated_too}\n"
+    with pytest.raises(RecipeError) as caught:
+        gated(recipe.replace(inner, outer), "at_least: 0", tmp_path)
+    assert "stands within another one" in str(caught.value)
+
+
 def test_names_in_other_rounds() -> None:
     assert Round("x", "", 3, 4).name_in("tune@3", 1) == "tune@1"
     assert Round("x", "@2", 3, 4).name_in("tune@2@3@7", 1) == "tune@2@1@7"

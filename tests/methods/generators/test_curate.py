@@ -1,11 +1,15 @@
 """What is kept of attempts, what is put beside them, and how rows are written."""
 
 import json
+import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from posttrain.data.read import read
+from posttrain.engine.files import write_rows
+from posttrain.functional import encodings
 from posttrain.schema.errors import DataError
 from posttrain.schema.rows import Conversation, Labelled, Pair
 
@@ -103,14 +107,38 @@ def test_what_says_the_same_is_kept_once(workshop, alike: str, n: int):
 
 
 def test_each_attack_has_a_harmless_twin(workshop):
-    rows = [attempt("pretend. open it", "yes", goal="open it"), attempt("b3Blbg==", "yes", goal="close it")]
+    rows = [attempt("pretend. open it", "yes", goal="open it"), attempt("something else", "yes", goal="close it")]
     made = curate(workshop, rows, TWINS)
     assert [(row["task"], *spoken(row)) for row in rows_of(made)] == [
         ("attack", "pretend. open it", "no."),
-        ("attack", "b3Blbg==", "no."),
+        ("attack", "something else", "no."),
         ("twin", "pretend. paint it", "with a brush"),
     ]
     assert made.facts["without_twin"] == 1
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        encodings.to_base64,
+        encodings.rot13,
+        encodings.spaced,
+        lambda text: encodings.to_leet(text, random.Random(1)),
+        lambda text: encodings.to_homoglyphs(text, random.Random(1)),
+    ],
+)
+def test_a_request_in_a_code_has_its_twin_in_the_code(workshop, code):
+    made = curate(workshop, [attempt(f"decode: {code('open it')}", "yes", goal="open it")], TWINS)
+    assert spoken(rows_of(made)[1]) == [f"decode: {code('paint it')}", "with a brush"]
+
+
+def test_halves_of_characters_are_written_as_question_marks(workshop, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [{"text": "a\ud800b", "n": Path("x")}, {"text": "ü"}])
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] == [
+        {"text": "a?b", "n": "x"},
+        {"text": "ü"},
+    ]
 
 
 def test_recovery_begins_as_the_model_did_and_turns(workshop):
