@@ -8,9 +8,10 @@ from typing import Any
 
 from posttrain.data.chat import ChatFormat
 from posttrain.engine.attack import Ask, Attack, Composed, Goal, Heard, Lead, Move, Scene, Write
+from posttrain.models.endpoint import Reply
 from posttrain.models.policy import Policy
 from posttrain.models.sampler import Sampling
-from posttrain.models.speaker import Local, Said
+from posttrain.models.speaker import Local
 from posttrain.schema.find import attack_class
 from posttrain.schema.rows import Message, Messages, Prompt
 from posttrain.schema.verdicts import Verdict
@@ -33,11 +34,11 @@ class Speaking:
     heard: list[Messages] = field(default_factory=list)
     calls: int = 0
 
-    def replies(self, conversations: Sequence[Messages], numbers: Sequence[int]) -> list[Said]:
+    def replies(self, conversations: Sequence[Messages], numbers: Sequence[int]) -> list[Reply]:
         self.calls += 1
         self.heard += conversations
         said = [self.say(messages, number) for messages, number in zip(conversations, numbers, strict=True)]
-        return [Said(text, len(text.split())) if text is not None else Said(None, 0, "no reply") for text in said]
+        return [Reply(None, "no reply") if text is None else Reply(text, n_tokens=len(text.split())) for text in said]
 
 
 @dataclass

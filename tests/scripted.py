@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from posttrain.models.feedback import Spoken, Watch
+from posttrain.models.endpoint import Reply
+from posttrain.models.feedback import Watch
 from posttrain.models.sampler import Sampling
 from posttrain.schema.rows import Messages
 
@@ -18,10 +19,10 @@ class Scripted:
 
     def say(
         self, talks: Sequence[Messages], sampling: Sampling, seed: int, numbers: Sequence[int], watch: Watch
-    ) -> list[Spoken]:
+    ) -> list[Reply]:
         self.asked += talks
         watch(len(talks))
-        return [Spoken(text, True) if (text := self.answers(talk)) is not None else Spoken(None) for talk in talks]
+        return [Reply(self.answers(talk)) for talk in talks]
 
     def first_letter(self, talks: Sequence[Messages], watch: Watch) -> list[float | None]:
         self.asked += talks

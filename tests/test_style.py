@@ -87,7 +87,7 @@ def settings_of(node: ast.ClassDef) -> list[tuple[ast.AnnAssign, ast.stmt | None
 
 
 def settings_classes() -> list[tuple[Path, ast.ClassDef]]:
-    roots = {"Settings", "Asking", "Stepping", "Stage", "Objective", "Transform", "Generator", "Measure"}
+    roots = {"Settings", "OneModel", "Asking", "Stepping", "Stage", "Objective", "Transform", "Generator", "Measure"}
     return [
         (path, node)
         for path in PACKAGE

@@ -2,18 +2,16 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
-
-from pydantic import model_validator
+from typing import Any, ClassVar
 
 from posttrain.data.read import read
-from posttrain.models.endpoint import Endpoint
+from posttrain.models.endpoint import Endpoint, Remote
 from posttrain.models.sampler import Sampling
-from posttrain.models.speaker import Speaker, call, load_local
+from posttrain.models.speaker import OneModel, Speaker, load_local, load_speaker
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Prompt, fingerprint
-from posttrain.schema.settings import DatasetRef, Mark, Settings
+from posttrain.schema.settings import DatasetRef, Settings
 
 from .arming import Attacks, armed
 from .attack import Armed, Goal, name_of, parts_of
@@ -26,21 +24,13 @@ LEDGER = "attempts.jsonl"
 WRITING = Sampling(temperature=1.0)
 
 
-class Attacker(Settings):
+class Attacker(OneModel):
     """The model that some attacks write with."""
 
-    model: Annotated[str | None, Mark("model")] = None
-    """The attacker's model: `lab`, a folder, or the name of a stage."""
-    endpoint: Endpoint | None = None
-    """A model behind an OpenAI-compatible address that writes instead, as `{url: http://localhost:8000/v1, model: NAME}`."""
+    who: ClassVar[str] = "attacker"
+
     sampling: Sampling = WRITING
     """How it writes."""
-
-    @model_validator(mode="after")
-    def _one_writes(self) -> "Attacker":
-        if (self.model is None) == (self.endpoint is None):
-            raise ValueError("somebody must write: give either `model: NAME` or `endpoint: {url: …, model: NAME}`")
-        return self
 
 
 class Assault(Settings):
@@ -68,7 +58,7 @@ class Assault(Settings):
         attacks = armed(self.attacks)
         self._check(attacks)
         target = (
-            call(self.target, self.sampling, "target") if self.target else load_local(model, self.sampling, job.seed)
+            Remote(self.target, self.sampling, "target") if self.target else load_local(model, self.sampling, job.seed)
         )
         jury = deciding(self.judge, inputs, job.seed)
         goals = [Goal(row, fingerprint(row)) for each in inputs["data"] for row in read(each, Prompt).rows]
@@ -105,9 +95,7 @@ class Assault(Settings):
     def _writer(self, inputs: Mapping[str, Any], seed: int) -> Speaker | None:
         if self.attacker is None:
             return None
-        if self.attacker.endpoint is not None:
-            return call(self.attacker.endpoint, self.attacker.sampling, "attacker")
-        return load_local(inputs["attacker.model"], self.attacker.sampling, seed)
+        return load_speaker(self.attacker, inputs.get("attacker.model"), self.attacker.sampling, seed)
 
 
 def _examples(inputs: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from pydantic import Field
 
 from posttrain.functional.seeds import seed_of
-from posttrain.models.speaker import Local, Said, Speaker
+from posttrain.models.endpoint import Reply
+from posttrain.models.speaker import Local, Speaker
 from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Prompt
 from posttrain.schema.settings import Settings
@@ -193,16 +194,14 @@ class Siege:
         if speaker is None:
             raise UsageError(f"{lanes[0].family!r} needs a model to write with. Give `attacker: {{model: NAME}}`.")
         numbers = [seed_of(lane.number, lane.n) for lane in lanes]
-        said = [
-            _well_formed(each) for each in speaker.replies([lane.next.messages for lane in lanes if lane.next], numbers)
-        ]
+        said = speaker.replies([lane.next.messages for lane in lanes if lane.next], numbers)
         opinions = [(None, each.why) for each in said] if lanes[0].kind == "write" else self._opinions(lanes, said)
         seconds = self.clock() - self._begun
         self.ledger.add(
             _entry(lane, each, *opinion, seconds) for lane, each, opinion in zip(lanes, said, opinions, strict=True)
         )
 
-    def _opinions(self, lanes: Sequence[Lane], said: Sequence[Said]) -> Sequence[tuple[Verdict | None, str]]:
+    def _opinions(self, lanes: Sequence[Lane], said: Sequence[Reply]) -> Sequence[tuple[Verdict | None, str]]:
         """The verdict on each answer, and why it is unclear, as no answer always is."""
         heard = [i for i, each in enumerate(said) if each.text is not None]
         answers = [lanes[i].attack.read(said[i].text or "") for i in heard]
@@ -218,12 +217,7 @@ def _number(family: str, goal: Goal) -> int:
     return random.Random(f"{family} {goal.id}").getrandbits(32)
 
 
-def _well_formed(said: Said) -> Said:
-    """What was said, with a question mark for halves of characters, which no file and no tokenizer takes."""
-    return said if said.text is None else said._replace(text=said.text.encode("utf-8", "replace").decode("utf-8"))
-
-
-def _entry(lane: Lane, said: Said, verdict: Verdict | None, why: str, seconds: float) -> Entry:
+def _entry(lane: Lane, said: Reply, verdict: Verdict | None, why: str, seconds: float) -> Entry:
     assert lane.next is not None
     messages = lane.next.messages
     return Entry(

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible address: a question or a conversation in, one reply out.
+"""A model behind an OpenAI-compatible address: a conversation in, one reply out.
 
     POST {url}/chat/completions    {"model": …, "messages": [{"role": "user", "content": …}], "temperature": 0, …}
 
@@ -23,8 +23,10 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from pydantic import Field, field_validator
 
 from posttrain.schema.errors import MachineError, UsageError
-from posttrain.schema.rows import Message, Messages
+from posttrain.schema.rows import Messages
 from posttrain.schema.settings import Cosmetic, Settings
+
+from .sampler import Sampling
 
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 """Answers of a server that may be others a little later."""
@@ -35,11 +37,14 @@ MOST_READ = 1 << 20  # bytes of a reply
 
 
 class Reply(NamedTuple):
-    """What a model said; None, and `why`, where there is nothing to read."""
+    """What a model said, in how many tokens, and whether it came to its end; None, and `why`, where there is nothing to read.
+    `logprobs` is what a server that was asked for them tells of its tokens, as it came."""
 
     text: str | None
     why: str = ""
     n_tokens: int = 0
+    finished: bool = True
+    logprobs: Any = None
 
 
 class Endpoint(Settings):
@@ -79,17 +84,16 @@ class _Stay(HTTPRedirectHandler):
 
 
 @dataclass
-class Calling:
-    """Asks the model of an endpoint. `more` is asked for beside the usual, and `read` then makes something else of what
-    comes back than its text. Raises UsageError where the key is not set."""
+class Remote:
+    """Speaks for the model of an endpoint, which draws by itself and counts its own tokens; `who` names it in errors, `more`
+    is asked for beside the usual, and `watch` hears how many replies there are. Raises UsageError where the key is not set."""
 
     endpoint: Endpoint
-    max_new_tokens: int
-    sleep: Callable[[float], None] = time.sleep
-    temperature: float = 0.0
-    who: str = "judge"
+    sampling: Sampling = field(default_factory=Sampling)
+    who: str = "model"
     more: Mapping[str, Any] = field(default_factory=dict)
-    read: Callable[[bytes], Reply] | None = None
+    watch: Callable[[int], None] = field(default=lambda done: None)
+    sleep: Callable[[float], None] = time.sleep
     _key: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -101,17 +105,24 @@ class Calling:
             )
         self._opener = build_opener(_Stay)
 
-    def __call__(self, questions: Sequence[str | Messages]) -> list[Reply]:
-        """The reply to each question or conversation, in order. Raises MachineError when the server does not answer, UsageError when it
+    def replies(self, conversations: Sequence[Messages], numbers: Sequence[int] = ()) -> list[Reply]:
+        """The reply to each conversation, in order. Raises MachineError when the server does not answer, UsageError when it
         does not want to."""
-        with ThreadPoolExecutor(self.endpoint.at_once) as pool:
-            return list(pool.map(self._ask, questions))
+        found: list[Reply] = []
+        pool = ThreadPoolExecutor(self.endpoint.at_once)
+        try:
+            for reply in pool.map(self._ask, conversations):
+                found.append(reply)
+                self.watch(len(found))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return found
 
-    def _ask(self, question: str | Messages) -> Reply:
+    def _ask(self, messages: Messages) -> Reply:
         failure: Exception | None = None
         for attempt in range(self.endpoint.retries + 1):
             try:
-                return (self.read or _read)(self._post(question))
+                return _read(self._post(messages))
             except HTTPError as error:
                 with closing(error):
                     if error.code in NOT_THIS_ONE:
@@ -128,13 +139,14 @@ class Calling:
             f"({self._hidden(str(failure) or type(failure).__name__)}). Start its server, or run this again later."
         )
 
-    def _post(self, question: str | Messages) -> bytes:
-        messages = (Message("user", question),) if isinstance(question, str) else question
+    def _post(self, messages: Messages) -> bytes:
+        sampling = self.sampling
         asked = {
             "model": self.endpoint.model,
             "messages": [message.as_dict() for message in messages],
-            "temperature": self.temperature,
-            "max_tokens": self.max_new_tokens,
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_new_tokens,
+            **({"top_p": sampling.top_p} if sampling.top_p < 1 else {}),
             **self.more,
         }
         request = Request(f"{self.endpoint.url}/chat/completions", json.dumps(asked).encode(), method="POST")
@@ -157,13 +169,19 @@ class Calling:
 
 
 def _read(body: bytes) -> Reply:
-    """The text of a completion."""
+    """What a completion says; halves of characters, which no file and no tokenizer takes, are signs in their place."""
     try:
-        made: Any = json.loads(body)
-        text: Any = made["choices"][0]["message"]["content"]
+        made: Any = json.loads(body.decode("utf-8-sig", "replace"))
+        choice: Any = made["choices"][0]
     except (ValueError, LookupError, TypeError, RecursionError):
         return Reply(None, "unreadable")
-    return Reply(text, n_tokens=_counted(made)) if isinstance(text, str) else Reply(None, "unreadable")
+    choice = choice if isinstance(choice, dict) else {}
+    message, logprobs = choice.get("message"), choice.get("logprobs")
+    text = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(text, str):
+        return Reply(None, "unreadable", logprobs=logprobs)
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return Reply(whole, "", _counted(made), choice.get("finish_reason") != "length", logprobs)
 
 
 def _counted(made: Any) -> int:

@@ -7,29 +7,23 @@ of the likeliest tokens (`top_logprobs`): the first token that is a letter count
 not among the likeliest counts as likely as the least of them.
 """
 
-import json
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
-
-from pydantic import model_validator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
 
 from posttrain.data.batch import Batch
-from posttrain.data.chat import ChatFormat
-from posttrain.data.program import PromptProgram
 from posttrain.functional.comparing import ENDS
 from posttrain.functional.layout import Branch, Tree
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import UsageError
-from posttrain.schema.rows import Message, Messages, Prompt
-from posttrain.schema.settings import Mark, Settings
+from posttrain.schema.rows import Message, Messages
 
-from .endpoint import Calling, Endpoint, Reply
+from .endpoint import Remote, Reply
 from .load import load_format, load_policy
 from .policy import Policy
-from .sampler import Sampling, TransformersSampler
+from .sampler import Sampling
+from .speaker import CHAT, Local, OneModel
 
 TOP = 10  # likeliest tokens that an address is asked to tell
 LEAST = -1e4  # nats; what is less likely is as good as never said
@@ -38,28 +32,10 @@ AROUND = " \t\n()[]\"'*_`.:：（）【】▁Ġ"  # what may stand around a lett
 Watch = Callable[[int], None]
 
 
-class FeedbackModel(Settings):
+class FeedbackModel(OneModel):
     """Who gives feedback."""
 
-    model: Annotated[str | None, Mark("model")] = None
-    """The model that gives it: `lab`, a folder, or the name of a stage."""
-    endpoint: Endpoint | None = None
-    """A model behind an OpenAI-compatible address instead, as `{url: http://localhost:8000/v1, model: NAME}`."""
-
-    @model_validator(mode="after")
-    def _one(self) -> "FeedbackModel":
-        if (self.model is None) == (self.endpoint is None):
-            raise ValueError("one model gives feedback: write either `model: NAME` or `endpoint: {url: …, model: …}`")
-        return self
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """What was said, and whether it came to an end; None where there is nothing, and `why`."""
-
-    text: str | None
-    finished: bool = False
-    why: str = ""
+    who: ClassVar[str] = "feedback model"
 
 
 class Feedback(Protocol):
@@ -67,7 +43,7 @@ class Feedback(Protocol):
 
     def say(
         self, talks: Sequence[Messages], sampling: Sampling, seed: int, numbers: Sequence[int], watch: Watch
-    ) -> list[Spoken]:
+    ) -> list[Reply]:
         """What comes next in each conversation, in order."""
 
     def first_letter(self, talks: Sequence[Messages], watch: Watch) -> list[float | None]:
@@ -75,29 +51,18 @@ class Feedback(Protocol):
 
 
 @dataclass
-class Loaded:
+class Loaded(Local):
     """A model that is loaded here."""
-
-    policy: Policy
-    form: ChatFormat
 
     @classmethod
     def of(cls, model: Model, policy: Policy) -> "Loaded":
         """The model of an artifact that is in memory already, in its chat format and without its prompt program."""
-        return cls(policy, load_format(model, policy.tokenizer, PromptProgram(layout="chat")))
+        return cls(policy, load_format(model, policy.tokenizer, CHAT))
 
     def say(
         self, talks: Sequence[Messages], sampling: Sampling, seed: int, numbers: Sequence[int], watch: Watch
-    ) -> list[Spoken]:
-        """A conversation that leaves no room for more gets nothing."""
-        asked = [self.form.ask(Prompt(talk)) for talk in talks]
-        fits = [n for n, ids in enumerate(asked) if self.policy.room(len(ids)) > 0]
-        sampler = TransformersSampler(self.policy, self.form.stop_ids, watch=watch)
-        drawn = sampler.sample([asked[n] for n in fits], sampling, seed, numbers=[numbers[n] for n in fits])
-        found = [Spoken(None, why="too long")] * len(talks)
-        for n, ids in zip(fits, drawn, strict=True):
-            found[n] = Spoken(self.form.read_answer(ids), bool(ids) and ids[-1] in self.form.stop_ids)
-        return found
+    ) -> list[Reply]:
+        return replace(self, sampling=sampling, seed=seed, watch=watch).replies(talks, numbers)
 
     def first_letter(self, talks: Sequence[Messages], watch: Watch) -> list[float | None]:
         """By the letters alone: the token that ends the answer is not asked for."""
@@ -118,30 +83,31 @@ class Loaded:
 
 
 @dataclass
-class Remote:
-    """A model behind an address."""
-
-    endpoint: Endpoint
-    sleep: Callable[[float], None] = time.sleep
+class Telling(Remote):
+    """A model behind an address, which tells how likely its tokens are."""
 
     def say(
         self, talks: Sequence[Messages], sampling: Sampling, seed: int, numbers: Sequence[int], watch: Watch
-    ) -> list[Spoken]:
+    ) -> list[Reply]:
         """The server draws as it likes: it is told the temperature, and a seed that not every server heeds."""
         more = {"top_p": sampling.top_p, "seed": seed % 2**31}
-        call = self._calling(sampling.max_new_tokens, sampling.temperature, more)
-        return [_spoken(reply) for reply in _replies(call, talks, watch)]
+        said = replace(self, sampling=sampling, more=more, watch=watch).replies(talks)
+        return [each._replace(text=each.text and each.text.strip()) for each in said]
 
     def first_letter(self, talks: Sequence[Messages], watch: Watch) -> list[float | None]:
         """Raises UsageError where the server tells no log-probabilities."""
-        call = self._calling(4, 0.0, {"logprobs": True, "top_logprobs": TOP})
-        return [self._letter(reply) for reply in _replies(call, talks, watch)]
+        more = {"logprobs": True, "top_logprobs": TOP}
+        asking = replace(self, sampling=Sampling(max_new_tokens=4), more=more)
+        found: list[float | None] = []
+        for start in range(0, len(talks), AT_ONCE):
+            found += map(self._letter, asking.replies(talks[start : start + AT_ONCE]))
+            watch(len(found))
+        return found
 
     def _letter(self, reply: Reply) -> float | None:
-        choice = _choice(reply)
-        if choice is None:
+        told = reply.logprobs
+        if reply.text is None and told is None:
             return None
-        told = choice.get("logprobs")
         tokens = told.get("content") if isinstance(told, dict) else None
         if not isinstance(tokens, list):
             raise UsageError(
@@ -149,38 +115,6 @@ class Remote:
                 "made. Ask a server that tells them, or a model that is loaded here: `feedback: {model: NAME}`."
             )
         return letter_in(tokens)
-
-    def _calling(self, max_new_tokens: int, temperature: float, more: dict[str, Any]) -> Calling:
-        call = Calling(self.endpoint, max_new_tokens, temperature=temperature, who="feedback model", more=more)
-        call.read = lambda body: Reply(body.decode(errors="replace"))
-        call.sleep = self.sleep
-        return call
-
-
-def _replies(call: Calling, talks: Sequence[Messages], watch: Watch) -> Iterator[Reply]:
-    for start in range(0, len(talks), AT_ONCE):
-        yield from call(talks[start : start + AT_ONCE])
-        watch(min(start + AT_ONCE, len(talks)))
-
-
-def _choice(reply: Reply) -> dict[str, Any] | None:
-    """The first choice of a completion; None where a reply is none."""
-    try:
-        found: Any = json.loads(reply.text or "")["choices"][0]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _spoken(reply: Reply) -> Spoken:
-    message = (_choice(reply) or {}).get("message")
-    text = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(text, str):
-        return Spoken(None, why=reply.why or "unreadable")
-    whole = text.encode("utf-8", "replace").decode(
-        "utf-8"
-    )  # halves of characters are taken by no file and no tokenizer
-    return Spoken(whole.strip(), (_choice(reply) or {}).get("finish_reason") != "length")
 
 
 def letter_in(tokens: Sequence[Any]) -> float | None:
@@ -205,7 +139,6 @@ def load_feedback(settings: FeedbackModel, model: Model | None) -> Feedback:
     """Who gives feedback as settings say; `model` is the artifact where they name one. Raises ModelError, and UsageError
     where the key of an endpoint is not set."""
     if settings.endpoint is not None:
-        Calling(settings.endpoint, 1, who="feedback model")  # a missing key is told before anything is drawn
-        return Remote(settings.endpoint)
+        return Telling(settings.endpoint, who=settings.who)
     assert model is not None
     return Loaded.of(model, load_policy(model))

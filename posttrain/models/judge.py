@@ -12,20 +12,15 @@ counted by its reason.
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import Field, model_validator
 
-from posttrain.data.chat import ChatFormat
-from posttrain.data.program import PromptProgram
 from posttrain.schema.artifacts import Model
-from posttrain.schema.rows import Message, Prompt
-from posttrain.schema.settings import Mark, Settings
+from posttrain.schema.rows import Message
 from posttrain.schema.verdicts import Verdict
 
-from .endpoint import Calling, Endpoint, Reply
-from .load import load_format, load_policy
-from .policy import Policy
+from .endpoint import Reply
 from .questions import (
     COMPARE,
     DECIDE,
@@ -39,30 +34,23 @@ from .questions import (
     preference_in,
     question,
 )
-from .sampler import Sampling, TransformersSampler
+from .sampler import Sampling
+from .speaker import CHAT, OneModel, load_speaker
 
 Said = TypeVar("Said")
 Ask = Callable[[Sequence[str]], list[Reply]]
 Question = tuple[str, str]  # the word by which its verdict is told, and its text
 
 
-class Asking(Settings):
+class Asking(OneModel):
     """Who is asked."""
 
-    model: Annotated[str | None, Mark("model")] = None
-    """The model that judges: `lab`, a folder, or the name of a stage."""
-    endpoint: Endpoint | None = None
-    """A model behind an OpenAI-compatible address that judges instead, as `{url: http://localhost:8000/v1, model: NAME}`."""
+    who: ClassVar[str] = "judge"
+
     max_new_tokens: int = Field(512, ge=1)
     """Longest reply, in tokens."""
     longest: int = Field(8000, ge=1)
     """Longest text that the judge is shown, in characters; of a longer one it is told how much is left out."""
-
-    @model_validator(mode="after")
-    def _one_is_asked(self) -> "Asking":
-        if (self.model is None) == (self.endpoint is None):
-            raise ValueError("one judge is needed: give either `model: NAME` or `endpoint: {url: …, model: …}`")
-        return self
 
 
 class Judging(Asking):
@@ -204,24 +192,6 @@ class Ruler(Asker):
         return found
 
 
-@dataclass
-class Sampled:
-    """Asks a model that is loaded here, greedily."""
-
-    policy: Policy
-    form: ChatFormat
-    max_new_tokens: int
-
-    def __call__(self, questions: Sequence[str]) -> list[Reply]:
-        """The reply to each question, in order; none to one that leaves no room for it."""
-        asked = [self.form.ask(Prompt((Message("user", question),))) for question in questions]
-        fits = [self.policy.room(len(ids)) > 0 for ids in asked]
-        sampler = TransformersSampler(self.policy, self.form.stop_ids)
-        sampling = Sampling(max_new_tokens=self.max_new_tokens)
-        said = iter(sampler.sample([ids for ids, fit in zip(asked, fits, strict=True) if fit], sampling))
-        return [Reply(self.form.read_answer(next(said))) if fit else Reply(None, "too long") for fit in fits]
-
-
 def load_judge(settings: Judging, model: Model | None, seed: int = 0) -> Judge:
     """The judge that settings name; `model` is the artifact where they name one. Raises ModelError, and UsageError where
     the key of an endpoint is not set."""
@@ -234,10 +204,6 @@ def load_ruler(settings: Ruling, model: Model | None, seed: int = 0) -> Ruler:
 
 
 def load_ask(settings: Asking, model: Model | None) -> Ask:
-    """What asks whoever settings name."""
-    if settings.endpoint is not None:
-        return Calling(settings.endpoint, settings.max_new_tokens)
-    assert model is not None
-    policy = load_policy(model)
-    form = load_format(model, policy.tokenizer, PromptProgram(layout="chat"))
-    return Sampled(policy, form, settings.max_new_tokens)
+    """What asks whoever settings name, greedily."""
+    speaker = load_speaker(settings, model, Sampling(max_new_tokens=settings.max_new_tokens), program=CHAT)
+    return lambda questions: speaker.replies([(Message("user", q),) for q in questions], range(len(questions)))

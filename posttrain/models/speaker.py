@@ -6,32 +6,50 @@ what was answered before: a run that goes on after a kill hears the same.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Annotated, ClassVar, Protocol, Self
+
+from pydantic import model_validator
 
 from posttrain.data.chat import ChatFormat
 from posttrain.data.inert import encode, hidden
+from posttrain.data.program import PromptProgram
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Messages, Prompt
+from posttrain.schema.settings import Mark, Settings
 
-from .endpoint import Calling, Endpoint
+from .endpoint import Endpoint, Remote, Reply
 from .load import load_format, load_policy
 from .policy import Policy
 from .sampler import Sampling, TransformersSampler
 
+CHAT = PromptProgram(layout="chat")
+"""How a model is asked that is to read nothing but the question: in its chat format, without its own prompt program."""
 
-class Said(NamedTuple):
-    """An answer, and how many tokens it took; None where there was none, and `why`."""
 
-    text: str | None
-    n_tokens: int = 0
-    why: str = ""
+class OneModel(Settings):
+    """One model, loaded here or behind an address; `who` says in messages what it is."""
+
+    who: ClassVar[str] = "model"
+
+    model: Annotated[str | None, Mark("model")] = None
+    """The model that is asked: `lab`, a folder, or the name of a stage."""
+    endpoint: Endpoint | None = None
+    """A model behind an OpenAI-compatible address instead, as `{url: http://localhost:8000/v1, model: NAME}`."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.model is None) == (self.endpoint is None):
+            raise ValueError(
+                f"one {self.who} is needed: give either `model: NAME` or `endpoint: {{url: …, model: NAME}}`"
+            )
+        return self
 
 
 class Speaker(Protocol):
     """Anything that answers conversations."""
 
-    def replies(self, conversations: Sequence[Messages], numbers: Sequence[int]) -> list[Said]:
+    def replies(self, conversations: Sequence[Messages], numbers: Sequence[int]) -> list[Reply]:
         """What is said next in each of them."""
 
 
@@ -42,11 +60,11 @@ class Local:
 
     policy: Policy
     form: ChatFormat
-    sampling: Sampling
+    sampling: Sampling = field(default_factory=Sampling)
     seed: int = 0
     watch: Callable[[int], None] = field(default=lambda done: None)
 
-    def replies(self, conversations: Sequence[Messages], numbers: Sequence[int]) -> list[Said]:
+    def replies(self, conversations: Sequence[Messages], numbers: Sequence[int]) -> list[Reply]:
         begun = [self._begun(messages) for messages in conversations]
         asked = [
             self.form.ask(Prompt(messages[:-1] if ids else messages)) + ids
@@ -55,9 +73,10 @@ class Local:
         fits = [i for i, ids in enumerate(asked) if self.policy.room(len(ids)) > 0]
         sampler = TransformersSampler(self.policy, self.form.stop_ids, watch=self.watch)
         drawn = sampler.sample([asked[i] for i in fits], self.sampling, self.seed, numbers=[numbers[i] for i in fits])
-        said = [Said(None, 0, "too long")] * len(asked)
+        said = [Reply(None, "too long")] * len(asked)
         for i, ids in zip(fits, drawn, strict=True):
-            said[i] = Said(self.form.read_answer([*begun[i], *ids]), len(ids))
+            text = self.form.read_answer([*begun[i], *ids])
+            said[i] = Reply(text, "", len(ids), ids[-1] in self.form.stop_ids)
         return said
 
     def _begun(self, messages: Messages) -> list[int]:
@@ -69,22 +88,18 @@ class Local:
         return encode(self.form.tokenizer, hidden(self.form.tokenizer, messages[-1].content))
 
 
-@dataclass
-class Remote:
-    """A model behind an OpenAI-compatible address, which counts its own tokens."""
-
-    calling: Calling
-
-    def replies(self, conversations: Sequence[Messages], numbers: Sequence[int]) -> list[Said]:
-        return [Said(reply.text, reply.n_tokens, reply.why) for reply in self.calling(conversations)]
-
-
-def load_local(model: Model, sampling: Sampling, seed: int = 0) -> Local:
-    """A model that answers as it likes to be asked. Raises ModelError."""
+def load_local(model: Model, sampling: Sampling, seed: int = 0, program: PromptProgram | None = None) -> Local:
+    """A model that is asked by its own prompt program, or by another. Raises ModelError."""
     policy = load_policy(model)
-    return Local(policy, load_format(model, policy.tokenizer), sampling, seed)
+    return Local(policy, load_format(model, policy.tokenizer, program), sampling, seed)
 
 
-def call(endpoint: Endpoint, sampling: Sampling, who: str) -> Remote:
-    """The model of an endpoint; `who` names it in errors. Raises UsageError where its key is not set."""
-    return Remote(Calling(endpoint, sampling.max_new_tokens, temperature=sampling.temperature, who=who))
+def load_speaker(
+    settings: OneModel, model: Model | None, sampling: Sampling, seed: int = 0, program: PromptProgram | None = None
+) -> Speaker:
+    """Whoever settings name; `model` is the artifact where they name one. Raises ModelError, and UsageError where the key of
+    an endpoint is not set."""
+    if settings.endpoint is not None:
+        return Remote(settings.endpoint, sampling, settings.who)
+    assert model is not None
+    return load_local(model, sampling, seed, program)

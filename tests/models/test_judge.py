@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import strategies as some
 
 from posttrain.data.chat import ChatFormat
 from posttrain.data.inert import specials
+from posttrain.data.program import Example, PromptProgram
 from posttrain.models.endpoint import Reply
-from posttrain.models.judge import Judge, Judging, Ruler, Ruling, Sampled
-from posttrain.models.policy import Policy
+from posttrain.models.judge import Judge, Judging, Ruler, Ruling, load_ask
 from posttrain.models.questions import decision_in, grade_in, preference_in, quoted, spoken
+from posttrain.schema.artifacts import Model
 from posttrain.schema.rows import Message, Prompt
 from posttrain.schema.settings import inputs, keyed, problems
 from posttrain.schema.verdicts import VERDICTS, Verdict
@@ -307,13 +309,16 @@ def test_what_a_judge_is_made_of() -> None:
     assert keyed(by_address)["endpoint"] == {"url": "http://x/v1", "model": "m", "api_key_env": None}
 
 
-def test_a_model_that_is_loaded_here() -> None:
-    policy = Policy(tiny.model(), tiny.tokenizer())
-    asking = Sampled(policy, ChatFormat(tiny.tokenizer()), max_new_tokens=4)
+def test_a_model_that_is_loaded_here_is_asked_without_its_prompt_program(tmp_path: Path) -> None:
+    """And greedily: the same question, wherever it stands, gets the same reply."""
+    tiny.model().save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    asking = load_ask(Ruling(model="judge", max_new_tokens=4), Model(tmp_path, "tiny"))
     replies = asking(["which?", "x" * 600, "and now?"])
     assert [reply.text is None for reply in replies] == [False, True, False]
-    assert replies[1].why == "too long"
-    assert replies[0] == asking(["which?"])[0]
+    assert replies[1].why == "too long" and replies[0].n_tokens <= 4
+    PromptProgram("plain", (Example("red ->", "rako"),), k=1).save(tmp_path)
+    assert load_ask(Ruling(model="judge", max_new_tokens=4), Model(tmp_path, "tiny"))(["which?"]) == replies[:1]
 
 
 def test_special_tokens_in_answers_are_words_for_a_model_that_is_loaded_here() -> None:

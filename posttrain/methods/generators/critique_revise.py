@@ -36,7 +36,8 @@ from posttrain.engine.revising import (
 from posttrain.engine.rewarding import Rewards, rewarding
 from posttrain.engine.verdicts import Deciding, deciding
 from posttrain.functional.seeds import seed_of
-from posttrain.models.feedback import Feedback, FeedbackModel, Loaded, Spoken, load_feedback
+from posttrain.models.endpoint import Reply
+from posttrain.models.feedback import Feedback, FeedbackModel, Loaded, load_feedback
 from posttrain.models.load import load_format, load_policy
 from posttrain.models.sampler import Sampling, TransformersSampler
 from posttrain.schema.artifacts import Model
@@ -153,7 +154,7 @@ class CritiqueRevise(Generator):
     ) -> None:
         """A critique and a revision of every answer."""
 
-        def said(turn: int, talks: Sequence[Messages]) -> list[Spoken]:
+        def said(turn: int, talks: Sequence[Messages]) -> list[Reply]:
             return critic.say(talks, self.sampling, seed_of(turns.job.seed, turn), numbers, turns.watch())
 
         critiques = said(2 * n + 1, [talk(trail, n, self.language, shown) for trail in trails])

@@ -10,7 +10,8 @@ from posttrain.data.read import read
 from posttrain.engine.job import Job
 from posttrain.engine.method import stage_class
 from posttrain.methods.generators import critique_revise
-from posttrain.models.feedback import Loaded, Spoken
+from posttrain.models.endpoint import Reply
+from posttrain.models.feedback import Loaded
 from posttrain.schema.errors import DataError
 from posttrain.schema.rows import Conversation, Messages, Pair
 from posttrain.schema.settings import keyed, problems
@@ -98,7 +99,7 @@ def test_the_model_itself_is_the_critic_unless_another_is_named(workshop, monkey
 
     def say(self, talks, sampling, seed, numbers, watch):
         asked.append((self.policy, [message.content for message in talks[0]]))
-        return [Spoken(better(talk), True) for talk in talks]
+        return [Reply(better(talk)) for talk in talks]
 
     monkeypatch.setattr(Loaded, "say", say)
     options = {**SHORT, "constitution": "lab", "tags": ["help"], "rounds": 1}

@@ -131,7 +131,7 @@ def test_a_loaded_model_labels_without_a_script(workshop):
         ({"clamp": [0.3, 0.7]}, "`clamp` holds after reasons only"),
         ({"reason": {"temperature": 1}, "undecided": 0.1}, "lower `undecided`"),
         ({"tags": ["nothing"]}, "has the tag 'nothing'"),
-        ({"feedback": {}}, "one model gives feedback"),
+        ({"feedback": {}}, "one feedback model is needed"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_run(options, says):
