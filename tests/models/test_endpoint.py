@@ -135,9 +135,8 @@ def test_a_wrong_address_ends_the_run_and_keeps_the_key(server: Server, remote: 
     assert KEY not in str(error.value) and len(server.asked) == 1
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"<html>", b"[]", b'{"choices": []}', b'{"choices": [{"message": {"content": null}}]}', b"[" * 10**5]
-)
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"choices": []}', b'{"choices": [1]}', b'{"choices": "x"}', b"[" * 10**5,
+                                  b'{"choices": [{"message": 1}]}', b'{"choices": [{"message": {"content": null}}]}'])  # fmt: skip
 def test_a_reply_that_is_none(server: Server, remote: Remote, body: bytes) -> None:
     server.answers = [(200, {}, body)]
     assert replies(remote, "q") == [Reply(None, "unreadable")]

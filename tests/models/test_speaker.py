@@ -11,7 +11,6 @@ from posttrain.models.judge import Judging, Ruling
 from posttrain.models.sampler import Sampling
 from posttrain.models.speaker import OneModel, load_speaker
 from posttrain.schema.artifacts import Model
-from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Message
 from posttrain.schema.settings import problems
 from tests import tiny
@@ -29,13 +28,6 @@ def test_it_is_one_and_one_only(kind: type[OneModel], who: str, values: dict[str
     (found,) = problems(kind, values)
     assert found[1].message.startswith(f"one {who} is needed: give either `model: NAME` or `endpoint: {{url: …")
     assert not problems(kind, {"model": "lab"}) and not problems(kind, {"endpoint": ADDRESS})
-
-
-def test_a_missing_key_is_told_when_it_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    attacker = Attacker.model_validate({"endpoint": {**ADDRESS, "api_key_env": "NO_SUCH_KEY"}})
-    with pytest.raises(UsageError, match="'NO_SUCH_KEY' is not set, and the key of the attacker"):
-        load_speaker(attacker, None, attacker.sampling)
 
 
 def test_an_address_and_a_folder_are_asked_alike(server: Server, tmp_path: Path) -> None:  # noqa: F811
