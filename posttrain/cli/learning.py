@@ -121,6 +121,8 @@ def _plain(default: Any) -> Any:
 def _shown(default: Any) -> str:
     if hasattr(default, "model_dump"):
         return "as below"
+    if default in (None, ()):
+        return "none"
     text = {None: "none", "": "''"}.get(default, str(default)) if isinstance(default, str | None) else str(default)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 

@@ -53,12 +53,15 @@ def _told(fields: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 def history(events: Iterable[Event], stage: str) -> History:
     """The last making of a stage. An attempt that ended without an artifact belongs to the one that follows it."""
-    found, finished = History(), False
+    found, finished, begun = History(), False, False
     started = last = 0.0
     for event in events:
-        if event.fields.get("stage") != stage or "measure" in event.fields or event.kind == "stage_not_needed":
+        if event.fields.get("stage") != stage or "measure" in event.fields:
             continue
+        begun = begun or event.kind == "stage_started"
         match event.kind:
+            case _ if not begun:  # stopped before it began, or not needed: it took no time
+                continue
             case "stage_started":
                 found = History() if finished else replace(found, seconds=found.seconds + last - started)
                 started, finished = event.time, False

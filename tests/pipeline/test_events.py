@@ -164,3 +164,9 @@ def test_a_making_begins_anew_after_one_that_was_finished() -> None:
     assert history([*first, *again], "sft").seconds == 3.0
     assert [point.loss for point in history([*first, *again], "sft").curve] == [0.1]
     assert history(first, "dpo").curve == () and history(first, "dpo").seconds == 0
+
+
+def test_what_was_stopped_before_it_began_took_no_time() -> None:
+    stopped = event("stopped", 1e9, why="stopped between two stages")
+    assert history([stopped], "sft").seconds == 0
+    assert history([stopped, event("stage_started", 1e9 + 50), progress(1e9 + 53, 1)], "sft").seconds == 3
