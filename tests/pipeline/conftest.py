@@ -32,7 +32,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def test_rows(tmp_path: Path) -> Path:
+def other_rows(tmp_path: Path) -> Path:
     """Three other questions."""
     return write_rows(tmp_path / "test.jsonl", range(10, 13))
 
@@ -43,13 +43,13 @@ def write_rows(path: Path, numbers: range) -> Path:
 
 
 @pytest.fixture
-def text(base: Path, rows: Path, test_rows: Path) -> str:
+def text(base: Path, rows: Path, other_rows: Path) -> str:
     """A recipe with every kind of method."""
     return f"""
 name: demo
 model: {base}
 measure:
-  - pipeline_fakes:Score: {{name: chat, data: {test_rows}}}
+  - pipeline_fakes:Score: {{name: chat, data: {other_rows}}}
   - pipeline_fakes:Weigh
 stages:
   - pipeline_fakes:Tune: {{data: {rows}}}

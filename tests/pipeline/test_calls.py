@@ -37,13 +37,13 @@ def test_a_wrong_option_is_a_recipe_error(base: Path, rows: Path, tmp_path: Path
 
 
 def test_two_models_are_compared_by_what_both_were_measured_with(
-    tuned: Model, base: Path, test_rows: Path, tmp_path: Path
+    tuned: Model, base: Path, other_rows: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "runs"
     ran = pt.run({"model": str(base), "measure": ["pipeline_fakes:Weigh"]}, out=out)
     with pytest.raises(UsageError, match="was never measured"):
         pt.compare(ran.models["base"], tuned, out=out)
-    found = pt.measure(tuned, [fakes.Weigh, fakes.Score(data=str(test_rows))], out=out)  # type: ignore[arg-type]
+    found = pt.measure(tuned, [fakes.Weigh, fakes.Score(data=str(other_rows))], out=out)  # type: ignore[arg-type]
     assert set(found) == {"weigh", "score"}
     (change,) = pt.compare(ran.models["base"], tuned, out=out).changes
     assert (change.measure, change.metric) == ("weigh", "bytes")

@@ -6,10 +6,10 @@ from posttrain.pipeline.run import run
 
 
 def test_a_model_measured_on_what_it_was_trained_on_is_told(
-    text: str, rows: Path, test_rows: Path, tmp_path: Path
+    text: str, rows: Path, other_rows: Path, tmp_path: Path
 ) -> None:
     assert "questions" not in " ".join(run(text, out=tmp_path / "runs").record.warnings)
-    with test_rows.open("a") as file:
+    with other_rows.open("a") as file:
         file.write(rows.read_text().splitlines()[0] + "\n")
     warnings = run(text, out=tmp_path / "runs").record.warnings
     told = [warning for warning in warnings if "questions" in warning]

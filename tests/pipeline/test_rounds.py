@@ -25,8 +25,8 @@ stages:
 
 
 @pytest.fixture
-def recipe(base: Path, rows: Path, test_rows: Path) -> str:
-    return RECIPE.replace("MODEL", str(base)).replace("ROWS", str(rows)).replace("TEST", str(test_rows))
+def recipe(base: Path, rows: Path, other_rows: Path) -> str:
+    return RECIPE.replace("MODEL", str(base)).replace("ROWS", str(rows)).replace("TEST", str(other_rows))
 
 
 def gated(recipe: str, gate: str, out: Path) -> Run:

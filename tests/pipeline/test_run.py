@@ -138,9 +138,9 @@ def test_a_gate_on_no_metric_is_found_before_anything_is_trained(text: str, tmp_
     assert ran() == ["score", "weigh"]
 
 
-def test_nothing_is_written_when_inputs_are_missing(text: str, rows: Path, test_rows: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_when_inputs_are_missing(text: str, rows: Path, other_rows: Path, tmp_path: Path) -> None:
     rows.unlink()
-    test_rows.unlink()
+    other_rows.unlink()
     with pytest.raises(RecipeError) as caught:
         run(text, out=tmp_path / "runs")
     assert [problem.line for problem in caught.value.problems] == [5, 8, 9]
