@@ -130,6 +130,17 @@ def test_curves_have_titles_and_their_numbers(run):
     assert page.text().count("Numbers") == 6
 
 
+def test_what_a_stage_that_makes_data_found_is_seen_at_once(run):
+    """It has nothing but its facts to show; those of a model are folded, as its numbers stand above them."""
+
+    def shown(model: str | None) -> bool:
+        late = replace(run.stages[-1], state="made", model=model, facts={"families": {"direct": {"complied": 37}}})
+        page = html(replace(run, stages=(*run.stages[:-1], late)))
+        return bool(re.search(r"<details open><summary>Facts</summary>(?:(?!</details>).)*37", page, re.DOTALL))
+
+    assert shown(None) and not shown("few_shot")
+
+
 def test_the_same_record_gives_the_same_page(run):
     assert html(run) == html(run)
 
