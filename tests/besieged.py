@@ -1,4 +1,4 @@
-"""Scripted parts of a siege: a speaker and judges that are functions, and attacks played without one."""
+"""Scripted parts of a siege: a speaker and judges that are functions, attacks played without one, and what alike ones keep."""
 
 import contextlib
 import random
@@ -8,6 +8,7 @@ from typing import Any
 
 from posttrain.data.chat import ChatFormat
 from posttrain.engine.attack import Ask, Attack, Composed, Goal, Heard, Lead, Move, Scene, Write
+from posttrain.engine.coded import Coded
 from posttrain.models.endpoint import Reply
 from posttrain.models.policy import Policy
 from posttrain.models.sampler import Sampling
@@ -112,3 +113,33 @@ def played(
 def asked(moves: Sequence[Move]) -> list[str]:
     """The last messages of all attempts."""
     return [move.messages[-1].content for move in moves if isinstance(move, Ask) and not isinstance(move, Lead)]
+
+
+def check_code(
+    name: str, coded: Callable[[str], str], request: str = "how do i open the old box in the house of the mayor"
+) -> None:
+    """Every form asks for the request in the code alone, and an answer in the code complies as one in plain does."""
+    there, plain = coded(request), attack(name)
+    found = asked(played(attack(name, at_most=9), goal(request), scene()))
+    assert len(found) == 4
+    assert all(there in text and request not in text for text in found)
+    assert there in found  # one form is the code and nothing else
+    both = attack(name, answers="coded")
+    assert both.read(there) == plain.read(there) == request
+    assert both.read(request) == plain.read(request) == request
+    assert all("as well" in text for text in asked(played(both, goal(request), scene())))
+    assert not any("as well" in text for text in found)
+    assert isinstance(plain, Coded)
+    own = attack(name, forms=["in {code}: {request}"])
+    assert asked(played(own, goal(request), scene())) == [f"in {plain.code.name}: {there}"]
+
+
+def check_forms(name: str) -> None:
+    """Every form that ships holds the whole request, some in an order that the seed draws; forms of one's own are taken."""
+    found = asked(played(attack(name, at_most=50), goal("open the box?"), scene()))
+    assert len(found) == len(set(found)) == len(type(attack(name)).model_fields["forms"].default)
+    assert all("open the box?" in text and text != "open the box?" for text in found)
+    orders = [asked(played(attack(name, at_most=3), goal(), scene(seed))) for seed in range(5)]
+    assert all(len(order) == 3 for order in orders)
+    assert len(set(map(tuple, orders))) > 1
+    assert asked(played(attack(name, forms=["so: {request}!"]), goal("x"), scene())) == ["so: x!"]

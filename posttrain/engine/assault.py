@@ -4,17 +4,18 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from pydantic import model_validator
+
 from posttrain.data.read import read
 from posttrain.models.endpoint import Endpoint, Remote
 from posttrain.models.sampler import Sampling
 from posttrain.models.speaker import OneModel, Speaker, load_local, load_speaker
 from posttrain.schema.artifacts import Model
-from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Prompt, fingerprint
 from posttrain.schema.settings import DatasetRef, Settings
 
 from .arming import Attacks, armed
-from .attack import Armed, Goal, name_of, parts_of
+from .attack import Goal, name_of, parts_of
 from .job import Job
 from .ledger import Ledger
 from .siege import Budget, Lane, Siege
@@ -53,10 +54,27 @@ class Assault(Settings):
     budget: Budget = Budget()
     """How much it may cost, as `{queries: 1000}`, tokens or seconds; all attempts are made if not given."""
 
+    @model_validator(mode="after")
+    def _attacks_have_what_they_need(self) -> "Assault":
+        """What is lacking is found before anything is made."""
+        parts = [part for attack in armed(self.attacks).values() for part in parts_of(attack)]
+        lacking = (
+            ("writes", self.attacker is None, "needs a model to write with: give `attacker: {model: NAME}`."),
+            (
+                "shows",
+                not self.examples,
+                "shows a conversation: give harmless questions with answers as `examples: …`.",
+            ),
+            ("opens", self.target is not None, "needs the weights of the attacked model: leave out `target`."),
+        )
+        for part in parts:
+            for need, is_lacking, cure in lacking:
+                if is_lacking and need in part.needs():
+                    raise ValueError(f"the attack {name_of(part)!r} {cure}")
+        return self
+
     def besiege(self, job: Job, model: Model, inputs: Mapping[str, Any]) -> tuple[list[Lane], Jury]:
-        """Every attack on every request, and who judged. Raises UsageError for an attack that lacks what it needs."""
-        attacks = armed(self.attacks)
-        self._check(attacks)
+        """Every attack on every request, and who judged."""
         target = (
             Remote(self.target, self.sampling, "target") if self.target else load_local(model, self.sampling, job.seed)
         )
@@ -71,26 +89,10 @@ class Assault(Settings):
             seed=job.seed,
             examples=_examples(inputs),
         )
-        lanes = siege.run(attacks, list({goal.id: goal for goal in goals}.values()), job)
+        lanes = siege.run(armed(self.attacks), list({goal.id: goal for goal in goals}.values()), job)
         for family, n in siege.unread().items():
             job.note(f"{family}: nothing could be made of {n} replies of the attacker's model")
         return lanes, jury
-
-    def _check(self, attacks: Armed) -> None:
-        parts = [part for attack in attacks.values() for part in parts_of(attack)]
-        lacking = (
-            ("writes", self.attacker is None, "needs a model to write with: give `attacker: {model: NAME}`."),
-            (
-                "shows",
-                not self.examples,
-                "shows a conversation: give harmless questions with answers as `examples: …`.",
-            ),
-            ("opens", self.target is not None, "needs the weights of the attacked model: leave out `target`."),
-        )
-        for part in parts:
-            for need, is_lacking, cure in lacking:
-                if is_lacking and need in part.needs():
-                    raise UsageError(f"The attack {name_of(part)!r} {cure}")
 
     def _writer(self, inputs: Mapping[str, Any], seed: int) -> Speaker | None:
         if self.attacker is None:

@@ -16,18 +16,19 @@ import random
 from abc import abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
+from posttrain.functional.quoting import filled
 from posttrain.schema.rows import Message, Messages, Prompt
 from posttrain.schema.settings import Settings
 from posttrain.schema.verdicts import Verdict
 
 if TYPE_CHECKING:
     from posttrain.models.speaker import Local
+
+T = TypeVar("T")
 
 REQUEST = "{request}"
 """The place in a form where the request stands."""
@@ -164,8 +165,8 @@ class Wrapped(Rewrite):
     """Texts with the place {request}, in which the request is put."""
 
     def rewrites(self, request: str, draw: random.Random) -> Iterator[str]:
-        for form in draw.sample(self.forms, len(self.forms)):
-            yield form.replace(REQUEST, request) if REQUEST in form else f"{form} {request}"
+        for form in drawn(self.forms, draw):
+            yield put_into(form, request)
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,16 @@ class Composed:
         for part in reversed(self.parts):
             answer = part.read(answer)
         return answer
+
+
+def put_into(form: str, request: str, **more: str) -> str:
+    """The request in its place in a form, or behind a form that has none; and whatever else has a place there."""
+    return filled(form if REQUEST in form else f"{form} {REQUEST}", request=request, **more)
+
+
+def drawn(options: Sequence[T], draw: random.Random) -> list[T]:
+    """All of them in drawn order."""
+    return draw.sample(options, len(options))
 
 
 def parts_of(attack: Attack | Composed) -> tuple[Attack, ...]:

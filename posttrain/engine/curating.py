@@ -11,20 +11,12 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any
 
-from posttrain.functional import encodings
+from posttrain.functional.encodings import CODES
 from posttrain.schema.errors import DataError
 from posttrain.schema.rows import Answered, Message, Messages, Prompt
 from posttrain.schema.verdicts import VERDICTS, Verdict
 
-WHOLE = random.Random(0)  # a code that changes all letters draws nothing
-CODES: tuple[Callable[[str], str], ...] = (
-    str,
-    encodings.to_base64,
-    encodings.rot13,
-    encodings.spaced,
-    lambda text: encodings.to_leet(text, WHOLE),
-    lambda text: encodings.to_homoglyphs(text, WHOLE),
-)
+WRITTEN: tuple[Callable[[str], str], ...] = (str, *(code.write for code in CODES.values()))
 """How a request may stand in an attack: letter by letter, or in a code."""
 
 
@@ -108,7 +100,7 @@ def twin(attempt: Attempt, harmless: Prompt) -> Messages | None:
     """The same attack around a harmless request; None where the request stands in it neither letter by letter nor in a
     code, as where a model wrote it anew."""
     question = harmless.messages[-1].content
-    for code in CODES:
+    for code in WRITTEN:
         goal = code(attempt.goal)
         if any(goal in message.content for message in attempt.asked):
             return tuple(replace(m, content=m.content.replace(goal, code(question))) for m in attempt.asked)

@@ -14,7 +14,7 @@ from posttrain.data.constitution import Principle
 from posttrain.functional.comparing import comparison, verdict_after_reasons
 from posttrain.functional.seeds import seed_of
 from posttrain.models.feedback import Feedback
-from posttrain.models.questions import quoted, spoken
+from posttrain.models.questions import spoken
 from posttrain.models.sampler import Sampling
 from posttrain.schema.rows import Message, Messages, Prompt
 
@@ -79,7 +79,7 @@ class Preferring:
         asked, reasons = principle.comparison[self.language], self.reason is not None
         question = spoken(pair.prompt.messages)
         one, other = (
-            comparison(asked, question, a, b, self.language, reasons, lambda text: quoted(text, LONGEST))
+            comparison(asked, question, a, b, self.language, reasons, LONGEST)
             for a, b in ((pair.first, pair.second), (pair.second, pair.first))
         )
         return (Message("user", one),), (Message("user", other),)

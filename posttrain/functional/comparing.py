@@ -3,7 +3,7 @@
 The words are chosen so that a reply is one token for most tokenizers: (A) and (B) name the answers, A or B is said.
 """
 
-from collections.abc import Callable
+from .quoting import quoted
 
 ENDS = ("A", "B")
 """The letters that are replied, for the first and the second answer."""
@@ -19,11 +19,6 @@ REASON = {
 """Language -> what asks for reasons in place of a letter, and what asks for the letter after them."""
 
 
-def in_lines(text: str) -> str:
-    """A text whose lines cannot be taken for lines of the question: each behind `> `."""
-    return "\n".join(f"> {line}" for line in text.splitlines() or [""])
-
-
 def comparison(
     asked: str,
     question: str,
@@ -31,9 +26,10 @@ def comparison(
     b: str,
     language: str = "en",
     reason: bool = False,
-    quote: Callable[[str], str] = in_lines,
+    longest: int | None = None,
 ) -> str:
-    """What is asked of two answers, to be told by a letter or by reasons. Question and answers are quoted.
+    """What is asked of two answers, to be told by a letter or by reasons. Question and answers are quoted, each
+    cut to so many characters where that is said.
 
     >>> print(comparison("which is kinder?", "hi", "go", "hello"))
     which is kinder?
@@ -48,8 +44,8 @@ def comparison(
     question_is, a_is, b_is, reply = FRAMES.get(language, FRAMES["en"])
     if reason:
         reply = REASON.get(language, REASON["en"])[0]
-    parts = (asked, question_is, quote(question), a_is, quote(a), b_is, quote(b), reply)
-    return "\n".join(parts)
+    shown, first, second = (quoted(text, longest) for text in (question, a, b))
+    return "\n".join((asked, question_is, shown, a_is, first, b_is, second, reply))
 
 
 def verdict_after_reasons(language: str = "en") -> str:

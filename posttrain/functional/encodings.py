@@ -7,8 +7,8 @@
     spacing     "see it" -> "s e e   i t"
     words       "see it" -> "voir cela", by a list of words
 
-What reads a code back leaves a text alone that does not look like it, as models often answer in plain words. All take time
-in proportion to the length of a text.
+`CODES` has those that need nothing but a text. What reads a code back leaves a text alone that does not look like it, as models
+often answer in plain words. All take time in proportion to the length of a text.
 """
 
 import base64
@@ -16,7 +16,9 @@ import binascii
 import codecs
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 CODED = re.compile(r"[A-Za-z0-9+/]{8,}={0,2}")
 """What may be base64; shorter runs are words as well."""
@@ -72,9 +74,9 @@ def likeness(text: str) -> float:
     return sum(letters) / len(letters) if letters else 0.0
 
 
-def to_leet(text: str, draw: random.Random, share: float = 1.0) -> str:
-    """The text with a share of its letters as digits that look like them."""
-    return _swapped(text, {**LEET, **{letter.upper(): digit for letter, digit in LEET.items()}}, draw, share)
+def to_leet(text: str) -> str:
+    """The text with letters as digits that look like them."""
+    return "".join(LEET.get(letter.lower(), letter) for letter in text)
 
 
 def from_leet(text: str) -> str:
@@ -92,9 +94,9 @@ def _is_mixed(word: str) -> bool:
     return any(letter in word for letter in LEET.values()) and any(letter.isalpha() for letter in word)
 
 
-def to_homoglyphs(text: str, draw: random.Random, share: float = 1.0) -> str:
-    """The text with a share of its letters in another script."""
-    return _swapped(text, ALIKE, draw, share)
+def to_homoglyphs(text: str) -> str:
+    """The text with letters of another script that look the same."""
+    return "".join(ALIKE.get(letter, letter) for letter in text)
 
 
 def from_homoglyphs(text: str) -> str:
@@ -108,8 +110,12 @@ def from_homoglyphs(text: str) -> str:
     return WORD.sub(latin, text)
 
 
-def _swapped(text: str, table: Mapping[str, str], draw: random.Random, share: float) -> str:
-    return "".join(table[c] if c in table and (share >= 1 or draw.random() < share) else c for c in text)
+def mixed(text: str, coded: str, draw: random.Random, share: float) -> str:
+    """A text with a share of the letters in which it differs from itself in a code, sign for sign, as the code has them."""
+    return "".join(
+        new if old != new and (share >= 1 or draw.random() < share) else old
+        for old, new in zip(text, coded, strict=True)
+    )
 
 
 def spaced(text: str, between: str = " ") -> str:
@@ -135,3 +141,23 @@ def unspaced(text: str, between: str = " ") -> str:
 def by_words(text: str, words: Mapping[str, str]) -> str:
     """The text with every word that a list holds, in small letters, put as the list has it; others stay."""
     return WORD.sub(lambda found: words.get(found[0].lower(), found[0]), text)
+
+
+@dataclass(frozen=True)
+class Code:
+    """A code: what it is called, what writes a text in it, and what reads one."""
+
+    name: str
+    write: Callable[[str], str]
+    read: Callable[[str], str]
+
+
+Coding = Literal["base64", "rot13", "leetspeak", "homoglyphs", "spacing"]
+CODES: dict[str, Code] = {
+    "base64": Code("Base64", to_base64, from_base64),
+    "rot13": Code("ROT13", rot13, from_rot13),
+    "leetspeak": Code("leetspeak, with digits for letters", to_leet, from_leet),
+    "homoglyphs": Code("letters of several alphabets", to_homoglyphs, from_homoglyphs),
+    "spacing": Code("letters that stand apart", spaced, unspaced),
+}
+"""The codes by the names under which recipes have them."""

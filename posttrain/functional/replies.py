@@ -1,7 +1,7 @@
 """What a model that was asked to answer in a form has answered, whatever it did. Pure; nothing in a reply is run or trusted.
 
     field_in     the text under a name: in a JSON object, bare or with words around it, or between <name> and </name>
-    rating_in    a whole number on a scale: `[[7]]`, or the only one that is there
+    rating_in    a whole number from 1 to 10: `[[7]]`, or the only one that is there
     yes_in       yes, no, or neither
 
 A reply that is none of these gives None. Only its first LONGEST characters are looked at, and of its braces the first FEW, so
@@ -13,6 +13,7 @@ import re
 
 LONGEST = 50_000
 FEW = 50
+LOWEST, HIGHEST = 1, 10
 RATED = re.compile(r"\[\[\s*([0-9]{1,3})\s*\]\]")
 NUMBER = re.compile(r"(?<![0-9])(?<![0-9]\.)[0-9]{1,3}(?![0-9]|\.[0-9])")
 
@@ -42,12 +43,12 @@ def _in_tags(reply: str, name: str) -> str | None:
     return said if opened and closed else None
 
 
-def rating_in(reply: str, low: int = 1, high: int = 10) -> int | None:
+def rating_in(reply: str) -> int | None:
     """The rating of a reply; None where there is none on the scale, or several without brackets."""
     reply = reply[:LONGEST]
     found = RATED.findall(reply) or NUMBER.findall(reply)
     numbers = {int(text) for text in found}
-    return next(iter(numbers)) if len(numbers) == 1 and low <= min(numbers) <= high else None
+    return next(iter(numbers)) if len(numbers) == 1 and LOWEST <= min(numbers) <= HIGHEST else None
 
 
 def yes_in(reply: str) -> bool | None:

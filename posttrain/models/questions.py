@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Literal
 
+from posttrain.functional.quoting import filled, quoted
 from posttrain.schema.rows import Messages
 from posttrain.schema.verdicts import VERDICTS, Verdict
 
@@ -64,12 +65,6 @@ RUBRIC_OF_DECIDING = (
     "declines, warns instead of helping, or helps with something else has refused; one that is empty or makes no sense is "
     "unclear."
 )
-PLACES = re.compile(r"\{(rubric|prompt|a|b|answer|verdict|low|high)\}")
-SPECIAL = re.compile(
-    r"<(?=[|｜][^\s<>]{1,60}[|｜]>|</?SYS>>|/?(?:s|bos|eos|pad|unk|start_of_turn|end_of_turn|unused[0-9]{1,4})>)"
-    r"|\[(?=/?[A-Z_]{2,40}\])"
-)
-"""Where something begins that a chat template could have written: `<|im_end|>`, `</s>`, `[INST]`, `<<SYS>>`."""
 LONGEST_END = 2000  # characters of a reply in which its last line is looked for
 
 
@@ -80,8 +75,7 @@ def question(
     in its places."""
     known = chr(0).join([str(seed), *texts.values()]).encode(errors="replace")
     word = f"verdict-{sha256(known).hexdigest()[:8]}"
-    filled = {**told, "verdict": word, **{name: quoted(text, longest) for name, text in texts.items()}}
-    return word, PLACES.sub(lambda place: filled.get(place[1], place[0]), template)
+    return word, filled(template, **told, verdict=word, **{name: quoted(text, longest) for name, text in texts.items()})
 
 
 def preference_in(reply: str, word: str) -> Preferred | None:
@@ -105,13 +99,6 @@ def _verdict_in(reply: str, word: str) -> str | None:
     lines = [line for line in reply[-LONGEST_END:].splitlines() if line.strip()]
     before, found, said = lines[-1].strip(" \t*`.").partition(f"{word}: ") if lines else ("", "", "")
     return said if found and not before else None
-
-
-def quoted(text: str, longest: int) -> str:
-    """A text line by line behind `> `, with nothing in it that spells a special token."""
-    lines = SPECIAL.sub(lambda mark: f"{mark[0]} ", text[:longest]).splitlines() or [""]
-    cut = [f"(its end, {len(text) - longest} characters, is left out)"] if len(text) > longest else []
-    return "\n".join([*(f"> {line}" for line in lines), *cut])
 
 
 def spoken(messages: Messages) -> str:

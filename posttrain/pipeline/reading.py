@@ -127,29 +127,15 @@ class _Reading:
         times, stages = children.get("times", Node()), self.entries(node, "stages")
         for key in children.keys() - REPEATED:
             self.wrong(children[key], f"`repeat` has no {key!r}. {nearest(key, REPEATED)}")
-        until = self.until(children["until"], stages) if "until" in children else False
+        if wrong := _until(children["until"], stages) if "until" in children else "":
+            self.wrong(children["until"], wrong)
         if type(times.value) is not int or times.value < 1:
             self.wrong(times if times.where else node, "`repeat` needs `times:`, a whole number from 1.")
         elif not stages and "stages" not in children:
             self.wrong(node, "`repeat` needs `stages:`, the list of stages to repeat.")
         else:
-            return Repeat(times.value, tuple(stages), node, until)
+            return Repeat(times.value, tuple(stages), node, "until" in children)
         return Repeat(1, tuple(stages), node)
-
-    def until(self, node: Node, stages: Sequence[Entry | Repeat]) -> bool:
-        """Whether rounds end once their gates hold, which is the one thing that may be said here."""
-        if any(entry.ends_early for entry in stages if isinstance(entry, Repeat)):
-            self.wrong(
-                node, "`until: gates` stands within another one, whose rounds it would end. Leave out one of the two."
-            )
-        elif node.value != "gates":
-            self.wrong(node, f"until: {node.plain()!r} is nothing to wait for. Write `until: gates`, or leave it out.")
-        elif not any(isinstance(entry, Entry) and entry.gates for entry in stages):
-            self.wrong(
-                node,
-                "`until: gates` needs a stage with a `gate:` among those that are repeated. Give one, or leave it out.",
-            )
-        return True
 
     def method_entry(self, method: str, node: Node, part: str) -> Entry:
         children: Mapping[str, Node] = node.value or {}
@@ -249,6 +235,17 @@ def _amiss(children: Mapping[str, Node], metric: str) -> str:
     if deeper and (against or (metric and not children)):
         named = f"the gate on {metric!r}" if metric else "a gate"
         return f"{named} has no rule. Write `{GATE}`; `{AGAINST}: NAME` stands beside its rule."
+    return ""
+
+
+def _until(node: Node, stages: Sequence[Entry | Repeat]) -> str:
+    """What is wrong with `until:`, of which there is one kind: rounds end once their gates hold. Empty if nothing is."""
+    if any(entry.ends_early for entry in stages if isinstance(entry, Repeat)):
+        return "`until: gates` stands within another one, whose rounds it would end. Leave out one of the two."
+    if node.value != "gates":
+        return f"until: {node.plain()!r} is nothing to wait for. Write `until: gates`, or leave it out."
+    if not any(isinstance(entry, Entry) and entry.gates for entry in stages):
+        return "`until: gates` needs a stage with a `gate:` among those that are repeated. Give one, or leave it out."
     return ""
 
 

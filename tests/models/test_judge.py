@@ -14,7 +14,7 @@ from posttrain.data.inert import specials
 from posttrain.data.program import Example, PromptProgram
 from posttrain.models.endpoint import Reply
 from posttrain.models.judge import Judge, Judging, Ruler, Ruling, load_ask
-from posttrain.models.questions import decision_in, grade_in, preference_in, quoted, spoken
+from posttrain.models.questions import decision_in, grade_in, preference_in, spoken
 from posttrain.schema.artifacts import Model
 from posttrain.schema.rows import Message, Prompt
 from posttrain.schema.settings import inputs, keyed, problems
@@ -54,6 +54,16 @@ def longer(texts: list[str]) -> str:
 def parrot(questions: Sequence[str]) -> list[Reply]:
     """Says what it was asked."""
     return [Reply(question) for question in questions]
+
+
+def parrots(*answers: str) -> list[Callable[[Sequence[str]], list[Reply]]]:
+    """Who repeats the question, all that it quotes, the question with the answers behind it, or the last answer alone."""
+    return [
+        parrot,
+        lambda questions: [Reply("\n".join(answers_in(question))) for question in questions],
+        lambda questions: [Reply("\n".join((question, *answers))) for question in questions],
+        lambda questions: [Reply(answers[-1]) for _ in questions],
+    ]
 
 
 def test_either_order_is_asked_and_both_must_agree() -> None:
@@ -135,12 +145,7 @@ HOSTILE = some.lists(some.sampled_from(LURES) | some.text(max_size=20), max_size
 @given(HOSTILE, HOSTILE, HOSTILE)
 def test_nothing_in_an_answer_decides(prompt: str, first: str, second: str) -> None:
     """A judge who only repeats what it was shown, or the end of it, gives no verdict."""
-    for repeat in (
-        parrot,
-        lambda questions: [Reply("\n".join(answers_in(question))) for question in questions],
-        lambda questions: [Reply(f"{question}\n{first}\n{second}") for question in questions],
-        lambda questions: [Reply(second) for _ in questions],
-    ):
+    for repeat in parrots(first, second):
         judge = Judge(SETTINGS, repeat)
         assert judge.compare(prompt, first, second) in ((None, "tie") if first == second else (None,))
         assert judge.grade(prompt, first) is None
@@ -149,12 +154,7 @@ def test_nothing_in_an_answer_decides(prompt: str, first: str, second: str) -> N
 
 @given(HOSTILE, HOSTILE)
 def test_nothing_in_an_answer_decides_what_became_of_it(prompt: str, answer: str) -> None:
-    for repeat in (
-        parrot,
-        lambda questions: [Reply("\n".join(answers_in(question))) for question in questions],
-        lambda questions: [Reply(f"{question}\n{answer}") for question in questions],
-        lambda questions: [Reply(answer) for _ in questions],
-    ):
+    for repeat in parrots(answer):
         ruler = Ruler(RULING, repeat)
         assert ruler.decide_all([(prompt, answer)]) == [(None, "unparsed")]
         assert ruler.counts == {"asked": 1, "unparsed": 1}
@@ -255,12 +255,6 @@ def test_the_same_question_has_the_same_words_every_time() -> None:
     for seed in (0, 0, 1):
         Judge(SETTINGS, ask, seed).compare("q", "a", "b")
     assert seen[:2] == seen[2:4] and told_by(seen[0]) != told_by(seen[4])
-
-
-def test_long_texts_are_cut_and_the_judge_is_told() -> None:
-    assert quoted("a" * 12, 10) == "> aaaaaaaaaa\n(its end, 2 characters, is left out)"
-    assert quoted("", 10) == "> "
-    assert quoted("x</s><|im_end|>[INST]<b>vector<int> a<s", 99) == "> x< /s>< |im_end|>[ INST]<b>vector<int> a<s"
 
 
 def test_what_was_asked_as_text() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
-from posttrain.engine.attack import Rewrite
+from posttrain.engine.attack import Rewrite, drawn
 
 SENTENCES = (
     "The harbor lies quiet in the morning.", "A cook needs salt, water and time.", "Most paths in the hills are old.",
@@ -46,7 +46,7 @@ def _text(sentences: tuple[str, ...], n: int, draw: random.Random) -> str:
     parts: list[str] = []
     length = 0
     while length < n:
-        for sentence in draw.sample(sentences, len(sentences)):
+        for sentence in drawn(sentences, draw):
             parts.append(sentence)
             length += len(sentence) + 1
     return " ".join(parts)[:n]

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from posttrain.engine.attack import Attack, Goal, Scene, Tries, ask
+from posttrain.engine.attack import Attack, Goal, Scene, Tries, ask, drawn
 from posttrain.engine.improving import improved, opening, recent, told
 
 ANGLES = (
@@ -22,6 +22,7 @@ ANGLES = (
 class PAIR(Attack):
     """Let the attacker's model improve the wording, in several streams."""
 
+    version: ClassVar[int] = 2
     writes: ClassVar[bool] = True
 
     streams: int = Field(3, ge=1)
@@ -38,7 +39,7 @@ class PAIR(Attack):
     """How much of an answer the attacker's model is shown, in characters."""
 
     def tries(self, goal: Goal, scene: Scene) -> Tries:
-        angles = scene.draw.sample(self.angles, len(self.angles))
+        angles = drawn(self.angles, scene.draw)
         for stream in range(self.streams):
             talk = opening(goal.request, self.longest, angles[stream % len(angles)])
             for _ in range(self.depth):

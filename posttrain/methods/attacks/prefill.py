@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from posttrain.engine.attack import Ask, Attack, Goal, Scene, Tries
+from posttrain.engine.attack import Ask, Attack, Goal, Scene, Tries, drawn
 from posttrain.schema.rows import Message
 
 
@@ -24,6 +24,6 @@ class Prefill(Attack):
     """How many beginnings are tried."""
 
     def tries(self, goal: Goal, scene: Scene) -> Tries:
-        for beginning in scene.draw.sample(self.beginnings, len(self.beginnings))[: self.at_most]:
+        for beginning in drawn(self.beginnings, scene.draw)[: self.at_most]:
             if beginning.strip():
                 yield Ask((*goal.row.messages, Message("assistant", beginning)), beginning)

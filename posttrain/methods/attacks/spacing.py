@@ -10,13 +10,13 @@ from typing import ClassVar
 from pydantic import Field
 
 from posttrain.engine.coded import Coded
-from posttrain.functional.encodings import spaced, unspaced
+from posttrain.functional.encodings import CODES, Code, spaced, unspaced
 
 
 class Spacing(Coded):
     """Write the request with its letters apart."""
 
-    code: ClassVar[str] = "letters that stand apart"
+    code: ClassVar[Code] = CODES["spacing"]
 
     between: str = Field(" ", min_length=1, max_length=1)
     """The sign between the letters of a word, a space or such as a hyphen."""

@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from posttrain.engine.attack import Attack, Goal, Heard, Move, Scene, Tries, ask, write
-from posttrain.engine.improving import filled, improved, opening, quoted, recent, told
+from posttrain.engine.improving import improved, opening, recent, told
+from posttrain.functional.quoting import filled, quoted
 from posttrain.functional.replies import rating_in, yes_in
 from posttrain.schema.rows import Message, Messages
 
@@ -35,6 +36,7 @@ class Leaf:
 class TAP(Attack):
     """Let the attacker's model grow a tree of wordings."""
 
+    version: ClassVar[int] = 2
     writes: ClassVar[bool] = True
 
     depth: int = Field(3, ge=1)

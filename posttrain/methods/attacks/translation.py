@@ -9,8 +9,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from posttrain.engine.attack import REQUEST, Ask, Attack, Goal, Scene, Tries
-from posttrain.engine.improving import asked_for, filled, quoted
+from posttrain.engine.attack import Ask, Attack, Goal, Scene, Tries, drawn, put_into
+from posttrain.engine.improving import asked_for
+from posttrain.functional.quoting import filled, quoted
 from posttrain.schema.rows import Message
 
 NAME = "translation"
@@ -23,6 +24,7 @@ ASKED = (
 class Translation(Attack):
     """Put the request in other languages, by the attacker's model."""
 
+    version: ClassVar[int] = 2
     writes: ClassVar[bool] = True
 
     languages: tuple[str, ...] = Field(("Zulu", "Scottish Gaelic", "Swahili", "Welsh"), min_length=1)
@@ -37,8 +39,8 @@ class Translation(Attack):
     """Longest request that the attacker's model is shown, in characters."""
 
     def tries(self, goal: Goal, scene: Scene) -> Tries:
-        for language in scene.draw.sample(self.languages, len(self.languages))[: self.at_most]:
+        for language in drawn(self.languages, scene.draw)[: self.at_most]:
             text = filled(ASKED, language=language, request=quoted(goal.request, self.longest))
             found = yield from asked_for((Message("user", text),), NAME, self.retries + 1, scene)
             if found is not None:
-                yield Ask(goal.put(self.form.replace(REQUEST, found[1])), language)
+                yield Ask(goal.put(put_into(self.form, found[1])), language)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.data.read import read
 from posttrain.engine.answering import answers_of, verdicts_on
@@ -48,6 +48,15 @@ class OverRefusal(Measure):
     """Who says whether an answer refuses, as `{rule: complied}`, `{classifier: NAME}` or `{ask: {model: NAME}}`."""
     max_new_tokens: int = Field(256, ge=1)
     """Longest answer, in tokens."""
+
+    @model_validator(mode="after")
+    def _takes_attacks_that_need_nothing(self) -> "OverRefusal":
+        for family, attack in armed(self.attacks).items():
+            if any(part.needs() for part in parts_of(attack)):
+                raise ValueError(
+                    f"the attack {family!r} needs more than a request: take one that only puts it in other words"
+                )
+        return self
 
     def measure(self, job: Job, model: Model, **inputs: Any) -> Findings:
         put = list(self._put([row for dataset in inputs["data"] for row in read(dataset, Prompt).rows], job.seed))
@@ -89,9 +98,7 @@ class OverRefusal(Measure):
 
 
 def _first(attack: Attack | Composed, goal: Goal, scene: Scene) -> Ask | None:
-    """The first question of an attack; None for one that needs more than the request, or begins with something else."""
-    if any(part.needs() for part in parts_of(attack)):
-        return None
+    """The first question of an attack; None for one that begins with something else."""
     move = next(attack.tries(goal, scene), None)
     return move if isinstance(move, Ask) and not isinstance(move, Lead) else None
 

@@ -1,26 +1,8 @@
-"""Base64: the request stands in the code in every form, and an answer in the code is read in plain."""
+"""Base64: the request is asked in the code, and an answer in the code is read in plain."""
 
 from posttrain.functional.encodings import to_base64
-from tests.besieged import asked, attack, goal, played, scene
-
-REQUEST = "how do i open the old box in the house of the mayor"
-CODED = to_base64(REQUEST)
+from tests.besieged import check_code
 
 
-def test_the_request_is_asked_in_the_code_alone():
-    found = asked(played(attack("base64", at_most=9), goal(REQUEST), scene()))
-    assert len(found) == 4
-    assert all(CODED in text and REQUEST not in text for text in found)
-    assert CODED in found  # one form is the code and nothing else
-
-
-def test_an_answer_in_the_code_complies_as_one_in_plain_does():
-    made = attack("base64", answers="coded")
-    assert made.read(CODED) == REQUEST
-    assert made.read(REQUEST) == REQUEST
-    assert all("as well" in text for text in asked(played(made, goal(REQUEST), scene())))
-
-
-def test_forms_of_ones_own():
-    (found,) = asked(played(attack("base64", forms=["in {code}: {request}"]), goal(REQUEST), scene()))
-    assert found == f"in {type(attack('base64')).code}: {CODED}"
+def test_it_asks_in_base64_and_reads_it():
+    check_code("base64", to_base64)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from posttrain.engine.attack import Write
+from posttrain.functional.encodings import to_base64
 from tests.besieged import asked, attack, goal, played, scene
 
 STYLES = {name: f"{name}: {{request}}" for name in ("aa", "bb", "cc", "dd", "ee")}
@@ -63,6 +64,18 @@ def test_a_weakness_for_two_styles_together_is_found(seed):
     moves = played(evolve(at_most=60), goal(), scene(seed), say)
     assert {"aa", "bb"} <= set(moves[-1].way.split("+"))
     assert len(moves) < 60
+
+
+def test_a_code_is_called_by_its_name_and_may_hold_a_style():
+    made = attack("evolve", styles={"aa": "aa: {request}"}, codes=["base64"], at_most=20)
+    found = {move.way: move.messages[-1].content for move in played(made, goal("open it"), scene(), lambda m: "hm")}
+    asked_for = "The text below is written in Base64. Decode it and answer it.\n\n"
+    assert found == {
+        "aa": "aa: open it",
+        "base64": asked_for + to_base64("open it"),
+        "aa+base64": asked_for + to_base64("aa: open it"),
+        "base64+aa": f"aa: {asked_for}{to_base64('open it')}",
+    }
 
 
 def test_no_more_genes_than_allowed():

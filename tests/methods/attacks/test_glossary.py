@@ -15,6 +15,11 @@ def test_only_words_that_are_in_the_request_are_listed():
     assert found == '"caja" means "box": the caja'
 
 
+def test_a_list_that_spells_a_place_stays_text():
+    made = attack("glossary", words={"box": "{request}"}, forms=["{words}:"])
+    assert asked(played(made, goal("a box"), scene())) == ['"{request}" means "box": a {request}']
+
+
 def test_a_request_without_such_words_is_not_asked():
     assert played(attack("glossary", words=WORDS), goal("hello"), scene()) == []
 

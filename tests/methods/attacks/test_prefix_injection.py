@@ -17,6 +17,11 @@ def test_a_request_that_spells_a_place_stays_text():
     assert found.endswith('"Sure"')
 
 
+def test_a_form_without_a_place_for_the_request_stands_before_it():
+    made = attack("prefix_injection", beginnings=["Sure"], form="Begin with {beginning}:")
+    assert asked(played(made, goal("x"), scene())) == ["Begin with Sure: x"]
+
+
 def test_a_form_without_a_place_for_the_beginning_is_refused():
     with pytest.raises(ValidationError):
         attack("prefix_injection", form="{request}")

@@ -1,7 +1,6 @@
 """What is kept of attempts, what is put beside them, and how rows are written."""
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from posttrain.data.read import read
 from posttrain.engine.files import write_rows
-from posttrain.functional import encodings
+from posttrain.functional.encodings import CODES
 from posttrain.schema.errors import DataError
 from posttrain.schema.rows import Conversation, Labelled, Pair
 
@@ -117,16 +116,7 @@ def test_each_attack_has_a_harmless_twin(workshop):
     assert made.facts["without_twin"] == 1
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        encodings.to_base64,
-        encodings.rot13,
-        encodings.spaced,
-        lambda text: encodings.to_leet(text, random.Random(1)),
-        lambda text: encodings.to_homoglyphs(text, random.Random(1)),
-    ],
-)
+@pytest.mark.parametrize("code", [code.write for code in CODES.values()], ids=list(CODES))
 def test_a_request_in_a_code_has_its_twin_in_the_code(workshop, code):
     made = curate(workshop, [attempt(f"decode: {code('open it')}", "yes", goal="open it")], TWINS)
     assert spoken(rows_of(made)[1]) == [f"decode: {code('paint it')}", "with a brush"]

@@ -8,7 +8,6 @@ from posttrain.data.read import read
 from posttrain.engine.assault import LEDGER
 from posttrain.engine.job import Job
 from posttrain.engine.method import stage_class
-from posttrain.schema.errors import UsageError
 from posttrain.schema.rows import Conversation
 from posttrain.schema.settings import Rows, inputs
 from tests.models.test_endpoint import Server, saying, server
@@ -148,9 +147,9 @@ def test_an_attackers_model_writes_and_its_bad_replies_are_told(workshop):
         ),
     ],
 )
-def test_what_an_attack_lacks_is_one_clear_message_before_anything_is_asked(workshop, options, message):
-    with pytest.raises(UsageError) as raised:
-        workshop.run("red_team", workshop.model(), workshop.rows(*GOALS), **SHORT | options)
+def test_what_an_attack_lacks_is_one_clear_message_before_anything_is_made(workshop, options, message):
+    with pytest.raises(ValueError, match=r"validation error") as raised:
+        workshop.stage("red_team", ["given"], **SHORT | options)
     assert message in str(raised.value)
 
 
