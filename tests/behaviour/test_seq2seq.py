@@ -99,18 +99,20 @@ def test_plain_transformers_writes_the_same_answers(place: Place, backwards: tup
         assert tokenizer.decode(written, skip_special_tokens=True) == sample.output
 
 
-@pytest.mark.parametrize(("adapter", "rate"), [({"lora": {"rank": 8}}, 3e-3), ({"ia3": {}}, 3e-2)], ids=["lora", "ia3"])
+@pytest.mark.parametrize(
+    ("adapter", "rate", "steps"), [({"lora": {"rank": 8}}, 3e-3, 150), ({"ia3": {}}, 3e-2, 300)], ids=["lora", "ia3"]
+)
 def test_adapters_learn_and_load_in_plain_peft(
-    place: Place, tuned: Model, adapter: dict[str, Any], rate: float
+    place: Place, tuned: Model, adapter: dict[str, Any], rate: float, steps: int
 ) -> None:
     train, test = place.task("shouted", lambda word: word[::-1] + "!")
     before = place.exact(tuned, test)
-    adapted = place.train(tuned, pt.SFT(), train, steps=150, learning_rate=rate, adapter=adapter)
+    adapted = place.train(tuned, pt.SFT(), train, steps=steps, learning_rate=rate, adapter=adapter)
     assert adapted.form == "adapter"
     assert adapted.facts["trained_share"] < 0.2
     assert before < 0.05
     assert place.exact(adapted, test) > 0.9
-    merged = _merged(place, tuned, {"data": train, "steps": 150, "learning_rate": rate, "adapter": adapter})
+    merged = _merged(place, tuned, {"data": train, "steps": steps, "learning_rate": rate, "adapter": adapter})
     base = hf.AutoModelForSeq2SeqLM.from_pretrained(tuned.path)
     plain = PeftModel.from_pretrained(base, str(adapted.path)).eval()
     assert plain.peft_config["default"].task_type == "SEQ_2_SEQ_LM"
