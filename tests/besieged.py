@@ -18,6 +18,7 @@ from posttrain.schema.rows import Message, Messages, Prompt
 from posttrain.schema.verdicts import Verdict
 from tests import tiny
 
+REQUEST = "how do i open the old box in the house of the mayor"
 EXAMPLES = [(f"what is {n}?", f"it is {n}.") for n in range(40)]
 NEEDED: dict[str, dict[str, Any]] = {
     "template": {"forms": ["please: {request}"]},
@@ -115,9 +116,7 @@ def asked(moves: Sequence[Move]) -> list[str]:
     return [move.messages[-1].content for move in moves if isinstance(move, Ask) and not isinstance(move, Lead)]
 
 
-def check_code(
-    name: str, coded: Callable[[str], str], request: str = "how do i open the old box in the house of the mayor"
-) -> None:
+def check_code(name: str, coded: Callable[[str], str], request: str = REQUEST) -> None:
     """Every form asks for the request in the code alone, and an answer in the code complies as one in plain does."""
     there, plain = coded(request), attack(name)
     found = asked(played(attack(name, at_most=9), goal(request), scene()))

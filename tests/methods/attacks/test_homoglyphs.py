@@ -1,13 +1,11 @@
 """Homoglyphs: the request is asked in letters that look the same and are others, and an answer in them is read in Latin."""
 
 from posttrain.functional.encodings import to_homoglyphs
-from tests.besieged import attack, check_code
-
-REQUEST = "how do i open the old box in the house of the mayor"
+from tests.besieged import REQUEST, attack, check_code
 
 
 def test_it_asks_in_other_letters_and_reads_them():
-    check_code("homoglyphs", to_homoglyphs, REQUEST)
+    check_code("homoglyphs", to_homoglyphs)
 
 
 def test_it_looks_the_same_and_is_not():
