@@ -45,6 +45,7 @@ def theirs(trainer):
     return trainer._compute_loss(trainer.model, their_batch(trainer), False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", SAME)
 def test_losses_on_pairs_with_a_reference(tmp_path, name, layout):

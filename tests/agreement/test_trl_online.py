@@ -131,6 +131,7 @@ SAME = {
 SUMS = 3e-5  # TRL's RLOO subtracts sums of up to 140 nats, whose fifth digit is lost where they differ little
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moved", [False, True], ids=["as drawn", "moved"])
 @pytest.mark.parametrize("name", SAME)
 def test_loss_and_gradient(tmp_path, name, moved):

@@ -22,6 +22,7 @@ def graded(trees: tuple[Tree, ...], margins: tuple[float, ...]) -> tuple[Tree, .
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 @pytest.mark.parametrize(

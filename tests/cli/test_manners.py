@@ -98,6 +98,7 @@ def test_errors_are_json_when_asked_for(tmp_path: Path):
     }
 
 
+@pytest.mark.slow
 def test_a_method_shows_every_setting():
     told = posttrain("methods", "sft")
     assert told.returncode == 0
@@ -119,6 +120,7 @@ def test_lists_are_json_too():
     assert all(recipe["summary"] for recipe in recipes)
 
 
+@pytest.mark.slow
 def test_attacks_are_listed_and_show_every_setting():
     listed = json.loads(posttrain("methods", "--json").stdout)["attacks"]
     assert {"direct", "persona", "gcg"} <= {attack["name"] for attack in listed}
@@ -205,6 +207,7 @@ def test_the_version_is_an_answer():
     assert posttrain("--version").stdout.startswith("posttrain 0.")
 
 
+@pytest.mark.slow
 def test_env_says_what_an_issue_needs():
     found = json.loads(posttrain("env", "--json").stdout)
     assert {"python", "torch", "transformers", "cores", "memory", "free disk", "accelerator"} <= set(found)

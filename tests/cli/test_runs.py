@@ -208,6 +208,7 @@ def test_what_was_made_is_shown_compared_and_reported(posttrain, folder):
     assert json.loads(posttrain("report", "--json").stdout)["name"] == "try-1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_same_command_goes_on(folder, number, code):
     words = [*COMMAND, "patient:Patient", "model=./base", SCORED]
@@ -238,6 +239,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(folder, number, code):
     assert begun > 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_gone_on_with(folder):
     words = [*COMMAND, "patient:Patient", "model=./base", SCORED]
     process = subprocess.Popen(

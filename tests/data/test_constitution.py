@@ -135,6 +135,7 @@ def test_what_does_not_approve_of_harm_passes(said: str) -> None:
     assert checked(changed("Which one is nearer to the facts?", said), "mine.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [
@@ -209,6 +210,7 @@ leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_s
 trees = st.recursive(leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=5))
 
 
+@pytest.mark.slow
 @settings(deadline=None, database=None, max_examples=300)
 @given(trees, st.sampled_from(["critique", "id", "weight", "tags", "languages", "examples", "principles"]))
 def test_whatever_stands_there_is_read_or_refused_in_words(value: Any, place: str) -> None:

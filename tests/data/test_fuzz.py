@@ -98,6 +98,7 @@ def _ended(data: Dataset, shape: type[Row]) -> str:
     return "rows"
 
 
+@pytest.mark.slow
 @often
 @given(table=st.lists(rows, min_size=1, max_size=4), shape=st.sampled_from(SHAPES), lines=st.booleans())
 def test_any_row(table: list[dict[str, Any]], shape: type[Row], lines: bool, tmp_path: Path) -> None:
@@ -164,6 +165,7 @@ WRITERS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRITERS)
 @often
 @given(data=st.data())
@@ -364,6 +366,7 @@ def _on_time(data: Dataset, shape: type[Row]) -> str:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [range(300), pytest.param(range(300, 2300), marks=pytest.mark.slow)], ids=len)
 def test_mutated_files_end_in_rows_or_in_an_error_that_says_where(seeds: range, tmp_path: Path) -> None:
     """Reads each file in every shape, once stopping at bad rows and once skipping them."""

@@ -342,6 +342,7 @@ def test_what_is_learnt_is_what_is_sampled(name: str):
         assert check_what_is_learnt_is_what_is_sampled(form, Conversation((SYSTEM, *TURNS))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_many_random_dialogues_are_exact(name: str, maker: str):

@@ -235,6 +235,7 @@ CONTAINERS: dict[str, Callable[[list[str]], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_a_stream_holds_a_small_part_of_a_large_file(name: str, tmp_path: Path) -> None:
     path = tmp_path / name

@@ -47,6 +47,7 @@ FILES: list[tuple[str, type[Row], int, str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "shape", "n", "says"), FILES, ids=[f"{f[0]}-{f[1].__name__}" for f in FILES])
 def test_a_real_file_reads_without_options(
     name: str, shape: type[Row], n: int, says: str, shared: At, dataset: OfPath
@@ -75,6 +76,7 @@ def rows_of(line: Line, folder: Path) -> Rows:
     return Rows.model_validate({"path": str(folder / line[0]), **option})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", lines_of_the_document(), ids=lambda line: f"{line[0]}-{line[1]}")
 def test_the_document_says_how_a_data_set_is_read(line: Line, shared: At, tmp_path: Path) -> None:
     data = Store(tmp_path).dataset(rows_of(line, shared("data")))
@@ -114,6 +116,7 @@ def test_every_answer_of_gsm8k_has_its_number(shared: At, dataset: OfPath) -> No
     assert all(number(f"So it is {last_number(row.answer or '')}.", {"answer": row.answer}) == 1.0 for row in found)
 
 
+@pytest.mark.slow
 def test_many_turns_of_hh_rlhf_are_split_at_the_last_answer(shared: At, dataset: OfPath) -> None:
     found = read(dataset(shared("data/hh-rlhf/test.jsonl.gz")), Pair).rows
     assert sum(len(row.prompt) > 1 for row in found) > 1600

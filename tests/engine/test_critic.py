@@ -80,6 +80,7 @@ PAIRS = [("full", None), ("full", "dense"), ("full", "lora"), ("full", "prompt")
          ("ia3", "ia3"), ("ia3", "lora"), ("osf", "dense"), ("prefix", None), ("prompt", "dense"), ("p_tuning", "lora")]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "reward"), PAIRS)
 def test_all_begin_as_they_are_alone(workshop, rewards, kind, reward):
     """The policy as without the others, the reward model as loaded, the critic as the reward model, or with nothing."""
@@ -113,6 +114,7 @@ TRAINED = [("full", "dense"), ("full", "lora"), ("lora", None), ("lora", "lora")
            ("lora", "elsewhere"), ("ia3", "ia3"), ("pissa", "lora"), ("prefix", "dense")]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "reward"), TRAINED)
 def test_policy_and_critic_learn_and_nothing_else_does(workshop, rewards, kind, reward, tmp_path):
     model = workshop.model()
@@ -159,6 +161,7 @@ def test_a_critic_that_errs_much_does_not_slow_the_policy_down(workshop, tmp_pat
     assert torch.allclose(free, beside_much, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_layers_that_are_computed_again_are_those_of_who_asked(workshop, rewards, kind):
     """The backward pass comes when another adapter may answer."""

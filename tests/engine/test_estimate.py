@@ -121,6 +121,7 @@ def anatomy_of(model: Any, folder: Path) -> Anatomy:
 WIDE = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoints", [False, True])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_layers_keep_what_autograd_is_seen_to_keep(family: str, checkpoints: bool, tmp_path: Path):
@@ -133,6 +134,7 @@ def test_layers_keep_what_autograd_is_seen_to_keep(family: str, checkpoints: boo
     check_kept(policy, found, Way(checkpointing=checkpoints), checkpoints)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "adapter",
     [

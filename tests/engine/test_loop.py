@@ -24,6 +24,7 @@ def weights(both: Models) -> bytes:
     return b"".join(p.detach().numpy().tobytes() for p in both.policy.trainable())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("objective", "n_branches"), [(SFT(), 1), (DPO(), 2)])
 @pytest.mark.parametrize("stop_after", [1, 4, 6])
 def test_a_stopped_run_goes_on_to_the_same_bytes(objective, n_branches, stop_after, tmp_path):

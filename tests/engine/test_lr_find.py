@@ -64,6 +64,7 @@ def rows(folder: Path, name: str) -> tuple[Any, ...]:
     return (Store(folder / "store").dataset(Rows(path=name)),)
 
 
+@pytest.mark.slow
 def test_it_leaves_the_model_and_the_folder_as_they_were(tmp_path: Path):
     store = Store(tmp_path / "store")
     model, data = store.model("lab"), rows(tmp_path, "lab:style/train")
@@ -110,6 +111,7 @@ def test_a_stage_is_chosen_by_name(tmp_path: Path):
         )
 
 
+@pytest.mark.slow
 def test_the_command_answers_in_json_and_keeps_nothing(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [

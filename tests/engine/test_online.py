@@ -73,6 +73,7 @@ def recipes(workshop):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["ppo", "ppo, one base", "grpo", "rloo"])
 def test_a_stopped_run_goes_on_to_the_same_bytes(workshop, name, stop_after, tmp_path):

@@ -164,6 +164,7 @@ def test_every_prompt_is_asked_once_an_epoch():
 OBJECTIVES = [GRPO(kl=0.1), GRPO(over="tokens"), GRPO(over="length", ratio="answer"), RLOO(), PPO()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
 def test_the_answers_to_a_prompt_may_be_cut_into_several_trees(objective):
     """What they are compared with is the group and not the tree, and the gradient is the same."""

@@ -77,6 +77,7 @@ def test_it_leaves_nothing_behind(outcomes: dict[str, Outcome]) -> None:
 ADD = "def add(a, b):\n    return a + b"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "tests", "passed"),
     [

@@ -148,6 +148,7 @@ def test_the_seed_decides_what_is_asked_and_neighbours_do_not(tmp_path):
     assert told(alone) != told(other)
 
 
+@pytest.mark.slow
 def test_the_cost_of_its_own_is_small_and_in_proportion(tmp_path):
     """Ten thousand attempts take seconds, and four times as many about four times as long."""
 

@@ -82,6 +82,7 @@ KILLED_AT_EACH_STEP = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 def test_a_kill_between_any_two_steps_costs_nothing(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-c", KILLED_AT_EACH_STEP, tmp_path / "store"],
@@ -181,6 +182,7 @@ def slow_make(root: Path, name: str, log: Path, started) -> None:
     Store(root).make(KEY, BLANK, work)
 
 
+@pytest.mark.slow
 def test_two_processes_make_one_artifact_once(tmp_path: Path):
     spawn = multiprocessing.get_context("spawn")
     started = spawn.Event()
@@ -195,6 +197,7 @@ def test_two_processes_make_one_artifact_once(tmp_path: Path):
     assert Store(tmp_path / "store").find(KEY) is not None
 
 
+@pytest.mark.slow
 def test_who_waits_can_be_stopped(tmp_path: Path):
     spawn = multiprocessing.get_context("spawn")
     started = spawn.Event()

@@ -114,6 +114,7 @@ def test_a_classifier_decides_by_a_threshold_and_not_too_near_to_it(reward):
     assert wide == ["unclear"] * 3
 
 
+@pytest.mark.slow
 def test_what_a_classifier_has_no_room_for_is_unclear(reward):
     jury = deciding(Deciding(classifier="r"), {"judge.classifier": reward})
     assert jury.verdicts(asking("x" * 600, "short"), ["a" * 1_000_000, "b" * 1_000_000])[0] == "unclear"

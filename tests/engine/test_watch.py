@@ -85,6 +85,7 @@ def _knowing(folder) -> Models:
     return made
 
 
+@pytest.mark.slow
 def test_a_budget_holds_and_stops_at_the_last_good_weights(tmp_path) -> None:
     free, held, stopped = (_knowing(tmp_path) for _ in range(3))
     start = budget().look(free)
@@ -104,6 +105,7 @@ def test_a_budget_holds_and_stops_at_the_last_good_weights(tmp_path) -> None:
     assert budget().look(stopped) == pytest.approx(ending.rules[0].state["kept"], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [1, 4, 7])
 def test_a_stopped_run_decides_as_one_that_was_not(tmp_path, stop_after: int) -> None:
     steps, source = Steps(10, 2e-2), FromRows(ROWS, 4, 0)

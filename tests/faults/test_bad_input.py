@@ -162,6 +162,7 @@ def test_a_model_that_does_not_load(spoil: Callable[[Path], None], told: str, pl
     assert not list((place.store / "work").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "told"),
     [

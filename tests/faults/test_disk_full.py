@@ -60,6 +60,7 @@ def check_nothing_is_half_written(place: Place) -> None:
     assert not [path for path in place.runs.rglob(".*") if path.name != ".lock"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "enough"),
     [
@@ -92,6 +93,7 @@ def test_wherever_a_run_finds_the_disk_full(limits: list[str], enough: str, disk
     assert (codes[0], codes[-1]) == (4, 0), "from far too little to enough"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "room"), [(0, 4_000_000), (1000, 1_000_000)], ids=["checkpoint", "weights"])
 def test_training_goes_on_when_there_is_room(seconds: int, room: int, disk: Disk, tmp_path: Path, command):
     """A model of 2 MB: its checkpoint takes 6, and is written beside the one before."""

@@ -49,6 +49,7 @@ def place(furnished: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

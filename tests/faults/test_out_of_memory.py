@@ -82,6 +82,7 @@ def trained(objective: Any, n_branches: int, micro_tokens: int, tmp_path: Path) 
     return b"".join(p.detach().numpy().tobytes() for p in both.policy.trainable()), alerts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", WORDS)
 def test_the_weights_are_those_of_small_portions_from_the_start(words: str, tmp_path: Path):
     FAILS[:] = [WORDS[words]]
@@ -103,6 +104,7 @@ def test_a_reference_that_has_no_room_halves_as_well(tmp_path: Path):
     assert len(halved) == len(trained(DPO(), 2, 64, tmp_path)[0])
 
 
+@pytest.mark.slow
 def test_a_critic_keeps_nothing_of_a_step_that_failed(tmp_path: Path):
     FAILS[:] = [WORDS["cuda"]]
     ends = []
@@ -117,6 +119,7 @@ def test_a_critic_keeps_nothing_of_a_step_that_failed(tmp_path: Path):
         assert torch.allclose(value, ends[1][name], atol=1e-5), name
 
 
+@pytest.mark.slow
 def test_below_one_row_the_cure_is_told(tmp_path: Path):
     class Smaller(SFT):
         """There is room for nothing."""
@@ -138,6 +141,7 @@ def test_other_errors_are_no_lack_of_memory(tmp_path: Path):
     assert all(is_out_of_memory(error) for error in WORDS.values())
 
 
+@pytest.mark.slow
 def test_half_is_of_what_was_computed_and_no_less_than_a_row():
     """1000 allowed, 7 rows of 10 computed: half of it is 35. That allows 30, whose half is 15: one row at a time."""
     from posttrain.data.batch import Batch

@@ -14,6 +14,7 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", STAGES)
 def test_answers_are_not_waited_for(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     furnish(tmp_path)

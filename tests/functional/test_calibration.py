@@ -39,6 +39,7 @@ def test_no_margin_is_never_right():
     assert reliability([0.0, 0.0], [1, 1])[0][3:] == (0.5, 0.0)
 
 
+@pytest.mark.slow
 def test_scores_as_sure_as_they_are_right_have_next_to_no_error():
     draw = np.random.default_rng(0)
     p = draw.uniform(0.5, 1, 20_000)

@@ -92,6 +92,7 @@ def test_english_is_likelier_than_the_same_turned():
     assert likeness("") == likeness("123") == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["a " * 500_000, "A" * 10**6, "4a" * 500_000, "a-" * 500_000, " " * 10**6, "а" * 10**6, "\n" * 10**6]
 )

@@ -120,6 +120,7 @@ def test_chat_tokens_were_never_learnt(tokenizer: Any, policy: Policy) -> None:
     assert (directions[colors] @ directions[colors].T).min() < 0.7
 
 
+@pytest.mark.slow
 def test_the_base_follows_no_chat_instruction(tokenizer: Any, policy: Policy) -> None:
     rows = lab.rows("chat/dev")[:60]
     form = ChatFormat(tokenizer)

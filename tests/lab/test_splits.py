@@ -18,6 +18,7 @@ def prompts(name: str) -> set[str]:
     return {row.get("prompt") or row.get("text") or row["messages"][0]["content"] for row in lab.rows(name)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_splits_share_no_prompt(family: str) -> None:
     train, dev, test = (prompts(f"{family}/{split}") for split in ("train", "dev", "test"))
@@ -25,6 +26,7 @@ def test_splits_share_no_prompt(family: str) -> None:
     assert not train & dev and not train & test and not dev & test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f not in ("text", "harbor_text")])
 def test_no_dev_or_test_prompt_is_an_instruction(family: str) -> None:
     taught = prompts("chat/train") | prompts("pairs/train")
@@ -98,6 +100,7 @@ def test_shares_of_hashed_splits() -> None:
     assert 0.06 < found.count("dev") / 4000 < 0.10 and 0.12 < found.count("test") / 4000 < 0.18
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_in_every_process() -> None:
     script = (
         "import hashlib, json; from posttrain import lab; "
@@ -131,6 +134,7 @@ def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
         lab.rows("chat/trian")
 
 
+@pytest.mark.slow
 def test_sizes() -> None:
     sizes = {name: len(lab.rows(name)) for name in lab.names()}
     assert sizes["chat/train"] == 4000 and sizes["chat/test"] == 400

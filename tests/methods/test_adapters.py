@@ -11,6 +11,7 @@ PAIRS = [{"prompt": f"{i}", "chosen": "yes", "rejected": "no"} for i in range(4)
 ANSWERS = [{"prompt": f"{i}", "completion": "yes"} for i in range(4)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_base_is_the_reference_of_every_kind(workshop, kind: str):
     """The policy begins as its reference where the adapter begins as nothing: DPO's first loss is log 2."""
@@ -26,6 +27,7 @@ def test_the_base_is_the_reference_of_every_kind(workshop, kind: str):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("objective", "rows"), [("sft", ANSWERS), ("dpo", PAIRS)])
 def test_every_objective_learns_with_every_kind(workshop, kind, objective, rows):
@@ -37,6 +39,7 @@ def test_every_objective_learns_with_every_kind(workshop, kind, objective, rows)
     assert last < 0.7 * first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", VIRTUAL)
 def test_virtual_tokens_learn_with_layers_computed_again(workshop, kind):
     """PEFT refuses prefix-tuning with checkpoints of transformers' own, or dies in them."""

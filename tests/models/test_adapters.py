@@ -66,6 +66,7 @@ def gradient(policy: Policy, way: str) -> tuple[torch.Tensor, torch.Tensor]:
     return logps.detach(), torch.cat([p.grad.flatten() for p in policy.trainable() if p.grad is not None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("kind", VIRTUAL)
 def test_virtual_tokens_are_exact_in_packed_and_padded_rows(family: str, kind: str):
@@ -81,6 +82,7 @@ def test_virtual_tokens_are_exact_in_packed_and_padded_rows(family: str, kind: s
         assert (grad - truth[1]).norm() < 1e-5 * truth[1].norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_are_those_of_pefts_own_decoding(base: Model, kind: str):
     """Of prompts of unlike length, in one batch here and each alone there."""
@@ -95,6 +97,7 @@ def test_answers_are_those_of_pefts_own_decoding(base: Model, kind: str):
         assert made[0, -8:].tolist() == answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_plain_peft_loads_what_was_saved(base: Model, kind: str, tmp_path: Path):
     policy = adapted(base, kind)
@@ -115,6 +118,7 @@ def _base_logits(base: Model, ids: torch.Tensor) -> torch.Tensor:
     return load_weights(base)(input_ids=ids).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_was_saved_is_loaded_and_trained_on(base: Model, kind: str, tmp_path: Path):
     policy = adapted(base, kind)
@@ -139,6 +143,7 @@ def test_the_reference_reads_no_virtual_token(base: Model, kind: str):
     assert (reference.context, policy.context) == (512, 507)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plus", "dora", "pissa", "qlora", "ia3", "prefix", "p_tuning"])
 def test_a_stopped_run_goes_on_to_the_same_bytes(base: Model, kind: str, tmp_path: Path):
     source, steps = FromRows(tiny.trees(9, 1), 4, seed=7), Steps(5, 1e-2)

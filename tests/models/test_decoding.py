@@ -38,6 +38,7 @@ def in_rows(policy: Policy, *args, **named) -> list[list[int]]:
         policy.reach = known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 @pytest.mark.parametrize("n", [1, 3])
 def test_answers_are_those_of_padded_rows_whoever_flies_beside_them(family: str, n: int):
@@ -50,6 +51,7 @@ def test_answers_are_those_of_padded_rows_whoever_flies_beside_them(family: str,
     assert len({len(answer) for answer in wanted}) > 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 4])
 def test_greedy_answers_are_those_of_generate(n: int):
     policy, n_new = policy_of(), 40
@@ -58,6 +60,7 @@ def test_greedy_answers_are_those_of_generate(n: int):
         assert found[i * n : (i + 1) * n] == [generated(policy.model, prompt, n_new)] * n
 
 
+@pytest.mark.slow
 def test_greedy_answers_of_the_lab_are_those_of_generate():
     tokenizer = hf.AutoTokenizer.from_pretrained(lab.base())
     model = hf.AutoModelForCausalLM.from_pretrained(
@@ -78,6 +81,7 @@ def generated(model, prompt: list[int], n: int) -> list[int]:
     return made[0, len(prompt) :].tolist()
 
 
+@pytest.mark.slow
 def test_an_answer_draws_the_same_as_when_its_prompt_is_repeated():
     policy = policy_of()
     sampler = TransformersSampler(policy, STOPS)
@@ -105,6 +109,7 @@ def test_every_prompt_is_read_once_and_let_go(monkeypatch):
     assert all(len(answer.tokens) == 10 for answer in answers)
 
 
+@pytest.mark.slow
 def test_places_stay_within_the_budget(monkeypatch):
     policy, wanted = policy_of(), None
     for budget in (16_384, 300, 1):
@@ -126,6 +131,7 @@ def test_places_stay_within_the_budget(monkeypatch):
             assert found == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 4])
 def test_texts_longer_than_a_window_decode_in_padded_rows(n: int, monkeypatch):
     policy = policy_of("mistral", sliding_window=24)
@@ -159,6 +165,7 @@ def _off_by_one(module, args, kwargs):
     return args, kwargs
 
 
+@pytest.mark.slow
 def test_adapters_answer_or_not_and_weights_may_change():
     weights = peft.get_peft_model(tiny.model(seed=2), peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]), NAME)
     adapted = Policy(weights, tiny.tokenizer(), adapter=NAME)
@@ -174,6 +181,7 @@ def test_adapters_answer_or_not_and_weights_may_change():
     assert TransformersSampler(base, STOPS).sample(prompts(6), GREEDY, n=2) == before
 
 
+@pytest.mark.slow
 def test_the_same_call_gives_the_same_answers_in_bfloat16():
     policy = Policy(tiny.model(seed=2), tiny.tokenizer())
     policy.dtype = "bfloat16"
@@ -184,6 +192,7 @@ def test_the_same_call_gives_the_same_answers_in_bfloat16():
     assert sum(a[0] == b[0] for a, b in zip(first, plain, strict=True)) > 12  # of 24: probabilities are near the same
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3])
 def test_whoever_watches_hears_of_every_answer_in_order(n: int):
     told: list[int] = []
@@ -191,6 +200,7 @@ def test_whoever_watches_hears_of_every_answer_in_order(n: int):
     assert told == sorted(set(told)) and told[-1] == 7 * n and len(told) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_tokens", [7, 300, 1024, 5000])
 def test_tokens_are_chosen_as_the_plain_definitions_say(n_tokens: int):
     draw = torch.Generator().manual_seed(0)

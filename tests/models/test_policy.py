@@ -31,6 +31,7 @@ def _fields(branch):
     return branch.tokens, branch.trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_packed_equals_separate(family):
     model = tiny.model(family)
@@ -40,6 +41,7 @@ def test_packed_equals_separate(family):
         assert (policy.logps(PAIRS) - separately(model, PAIRS)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
 def test_gradients_agree_between_layouts(family):
     gradients = []

@@ -27,6 +27,7 @@ def greedy_alone(model, prompt, stop_ids, n):
     return ids[len(prompt) :]
 
 
+@pytest.mark.slow
 def test_greedy_equals_the_definition(policy):
     free = [greedy_alone(policy.model, prompt, (), 12) for prompt in PROMPTS]
     stop_ids = frozenset({free[0][3], free[2][5]})  # tokens that will come up, so that rows leave the batch early

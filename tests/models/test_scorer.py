@@ -38,6 +38,7 @@ def both(of, batch):
     return of.rewards(batch), of.values(batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_scores_are_those_of_plain_transformers(family, layout):
@@ -63,6 +64,7 @@ def test_a_last_token_that_is_padding_by_its_id_is_read_all_the_same():
     assert float(found[0]) == pytest.approx(float(alone(model, Batch((tree,)))[0][0]), abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma"])
 def test_gradients_agree_between_layouts(family):
     gradients = []

@@ -50,6 +50,7 @@ def saved(tmp_path: Path, family: str, **changes) -> Model:
     return source(Store(tmp_path / "store"), str(folder))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logps_are_those_of_transformers(family):
     model = tiny.encoder_decoder(family)
@@ -71,6 +72,7 @@ def test_a_head_that_is_more_than_a_matrix_is_computed_whole():
         assert (policy.logps(PAIRS) - separately(model, PAIRS)).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5", "bart"])
 @pytest.mark.parametrize("objective", [SFT(), DPO(nll=0.3)])
 def test_a_cut_changes_no_gradient(family, objective):
@@ -87,6 +89,7 @@ def test_a_cut_changes_no_gradient(family, objective):
         assert (gradients[0] - other).norm() / gradients[0].norm() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_computed_again_give_the_same_gradient(family):
     gradients = []
@@ -112,6 +115,7 @@ def test_a_shared_question_is_encoded_once(monkeypatch):
     assert len(PAIRS) == 2 * len(PAIRS.trees)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_answers_are_those_of_generate(family):
     model = tiny.encoder_decoder(family)
@@ -150,6 +154,7 @@ def test_questions_and_answers_have_their_lengths_each_for_itself():
     assert Policy(tiny.encoder_decoder("t5"), tiny.encoder_tokenizer()).context > 10**9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_saved_folder_answers_alike_in_plain_transformers(family, tmp_path):
     model = saved(tmp_path, family)
@@ -175,6 +180,7 @@ def test_a_saved_folder_answers_alike_in_plain_transformers(family, tmp_path):
     assert tied == (family in ("t5", "bart"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5", "bart"])
 @pytest.mark.parametrize("adapter", ["lora", "ia3", {"prompt": {"tokens": 8}}, {"p_tuning": {"tokens": 8}}], ids=str)
 def test_an_adapter_is_that_of_plain_peft(family, adapter, tmp_path):

@@ -61,6 +61,7 @@ def test_methods_are_attributes() -> None:
         pt.Nothing  # noqa: B018
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "absent"),
     [

@@ -69,6 +69,7 @@ def test_two_points_a_second_are_told_and_every_one_is_written(path: Path) -> No
     assert [event.fields["step"] for event in read(path)] == list(range(1, 101))
 
 
+@pytest.mark.slow
 def test_a_long_stage_leaves_a_bounded_curve(path: Path) -> None:
     emit = Events(path, clock=Clock(0.001)).of("sft")
     for step in range(1, 9_001):

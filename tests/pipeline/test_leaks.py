@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import pytest
+
 from posttrain.pipeline.run import run
 
 
+@pytest.mark.slow
 def test_a_model_measured_on_what_it_was_trained_on_is_told(
     text: str, rows: Path, other_rows: Path, tmp_path: Path
 ) -> None:

@@ -90,6 +90,7 @@ def test_the_same_in_json(place: Path, capsys):
     assert answer["sft"]["machine"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("micro_tokens", "share", "cure"),
     [
@@ -114,6 +115,7 @@ def test_too_much_is_warned_of_with_what_fits(
     assert cure in json.loads(capsys.readouterr().out)["memory"]["sft"]["warning"]
 
 
+@pytest.mark.slow
 def test_the_cure_fits(place: Path, monkeypatch):
     (place / "chat.jsonl").write_text((place / "chat.jsonl").read_text(encoding="utf-8") * 40, encoding="utf-8")
     total = told("sft.batch_size=4000")["sft"].memory.total

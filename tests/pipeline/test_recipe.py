@@ -199,6 +199,7 @@ def is_checked(text: str, *overrides: str) -> None:
         assert error.problems
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.text())
 @example('"\\UFFFFFFFF"')
@@ -210,6 +211,7 @@ def test_any_text_gives_a_recipe_or_a_recipe_error(text: str) -> None:
     is_checked(GOOD, f"tune.data={text}", f"{text}=3")
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(trees)
 def test_any_tree_gives_a_recipe_or_a_recipe_error(tree: object) -> None:
@@ -217,6 +219,7 @@ def test_any_tree_gives_a_recipe_or_a_recipe_error(tree: object) -> None:
     is_checked(written({"model": "m", "stages": [tree, {"repeat": tree}, {"pipeline_fakes:Tune": tree}]}))
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(trees)
 @example({"\x85": "a\u2028b\rc\nd"})

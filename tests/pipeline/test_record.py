@@ -42,6 +42,7 @@ def test_a_stop_is_told_and_the_next_run_goes_on(text: str, tmp_path: Path) -> N
     assert ran() == ["tune", "score", "weigh", "compress", "score"]
 
 
+@pytest.mark.slow
 def test_a_different_recipe_gets_the_next_number(text: str, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     names = [run(text, extra, out=out).name for extra in ([], ["seed=1"], [], ["seed=1"], ["seed=2"])]

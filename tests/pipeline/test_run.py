@@ -44,6 +44,7 @@ def test_a_second_run_keeps_everything_in_the_same_folder(text: str, tmp_path: P
     assert [m.findings for m in again.record.models] == [m.findings for m in first.record.models]
 
 
+@pytest.mark.slow
 def test_a_changed_option_makes_only_what_follows(text: str, tmp_path: Path) -> None:
     first = run(text, out=tmp_path / "runs")
     ran()
@@ -68,6 +69,7 @@ def test_a_cosmetic_option_changes_no_key(text: str, tmp_path: Path) -> None:
     assert ran() == []
 
 
+@pytest.mark.slow
 def test_a_changed_file_changes_what_read_it(text: str, rows: Path, tmp_path: Path) -> None:
     run(text, out=tmp_path / "runs")
     ran()
@@ -76,6 +78,7 @@ def test_a_changed_file_changes_what_read_it(text: str, rows: Path, tmp_path: Pa
     assert ran() == ALL[2:]
 
 
+@pytest.mark.slow
 def test_a_seed_is_part_of_every_key(text: str, tmp_path: Path) -> None:
     run(text, out=tmp_path / "runs")
     ran()
@@ -83,6 +86,7 @@ def test_a_seed_is_part_of_every_key(text: str, tmp_path: Path) -> None:
     assert ran() == ALL
 
 
+@pytest.mark.slow
 def test_what_damage_was_done_is_made_again(text: str, tmp_path: Path) -> None:
     first = run(text, out=tmp_path / "runs")
     ran()
@@ -101,6 +105,7 @@ def test_until_ends_after_a_stage(text: str, tmp_path: Path) -> None:
         run(text, out=tmp_path / "runs", until="tuna")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gate", "passes"),
     [
@@ -214,6 +219,7 @@ def test_earlier_models_are_measured_once_what_a_measure_names_is_made(late: str
     assert result.record.stages[2].gates[0].value == 1.0  # from 0, of second
 
 
+@pytest.mark.slow
 def test_what_waited_is_kept_and_only_what_a_change_reaches_is_measured_again(late: str, tmp_path: Path) -> None:
     out = tmp_path / "runs"
     first = run(late, out=out)

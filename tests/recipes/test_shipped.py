@@ -40,6 +40,7 @@ def _entry(entry: Any) -> Any:
     return {method: options}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in shipped() if name not in LEARNT],

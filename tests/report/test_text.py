@@ -15,6 +15,7 @@ def test_the_examples_of_the_docstrings_hold(module):
     assert found.failed == 0 and found.attempted > 0
 
 
+@pytest.mark.slow
 def test_no_character_that_acts_unseen_remains():
     """Every control, format, surrogate and separator character of Unicode, but line feeds, tabs and what joins letters.
 

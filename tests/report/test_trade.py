@@ -79,6 +79,7 @@ def test_reward_is_drawn_over_kl():
     assert "step 1" in svg and "step 4" in svg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 21, 600, 5000])
 def test_a_trail_has_at_most_600_points(n):
     svg = trail([(i % 7, i % 5) for i in range(n)], ("a", "b"), "t", "i")

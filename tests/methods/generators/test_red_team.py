@@ -77,6 +77,7 @@ def test_the_next_stage_reads_them_and_what_was_begun_is_not_learnt(workshop):
     assert all(message.content.startswith(message.given) for message in begun)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_after_a_kill_makes_the_same_rows(workshop, tmp_path):
     made, model = run(workshop), workshop.model()
     ledger = b""

@@ -45,6 +45,7 @@ def test_what_does_not_end_is_unfinished(workshop, taught):
     assert [sample.output for sample in found.samples] == [row["completion"][:4] for row in LESSONS]
 
 
+@pytest.mark.slow
 def test_an_answer_without_a_word_is_empty(workshop):
     lessons = workshop.rows({"prompt": "say nothing", "completion": " "})
     silent = workshop.run("sft", workshop.model(), lessons, learning_rate=1e-2, steps=80, schedule="constant")

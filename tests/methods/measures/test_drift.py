@@ -45,6 +45,7 @@ def next_token_kl(one, other, temperature):
     return float((p.exp() * (p - q)).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_kl_is_the_sum_over_the_vocabulary_that_it_estimates(workshop, temperature):
     one, other = workshop.model(0), workshop.model(1)
@@ -71,6 +72,7 @@ def copied(workshop, model):
     return folder
 
 
+@pytest.mark.slow
 def test_what_training_moved_is_seen(workshop, taught):
     """Every answer ends now, and is shorter; going back from the trained model is another divergence."""
     base = workshop.model()
@@ -103,6 +105,7 @@ def test_rewards_make_win_rates(workshop, taught):
     assert compare(*records).change("drift", "reward").paired
 
 
+@pytest.mark.slow
 def test_a_reward_model_scores_what_was_written(workshop, taught):
     judge = workshop.run("reward", workshop.model(), workshop.rows(*PAIRS), learning_rate=3e-3, steps=20, batch_size=4)
     found = drift(workshop, taught, workshop.model(), ASKED, judge, reward={"model": "given"})
@@ -138,6 +141,7 @@ def never(output, row):
     return None
 
 
+@pytest.mark.slow
 def test_answers_without_a_verdict_are_left_out_and_counted(workshop, taught):
     named = "tests.methods.measures.test_drift:{}"
     found = drift(workshop, taught, workshop.model(), ASKED, reward={"functions": named.format("even")})
@@ -147,6 +151,7 @@ def test_answers_without_a_verdict_are_left_out_and_counted(workshop, taught):
         drift(workshop, taught, workshop.model(), ASKED, reward={"functions": named.format("never")})
 
 
+@pytest.mark.slow
 def test_an_adapter_is_held_against_its_base_and_a_model_with_a_prompt_program_is_read(workshop):
     base = workshop.model()
     tuned = workshop.run(
@@ -191,6 +196,7 @@ def test_a_model_of_other_tokens_cannot_read_answers(workshop, taught):
         drift(workshop, taught, workshop.store.model(str(folder)), ASKED[:2])
 
 
+@pytest.mark.slow
 def test_the_same_seed_draws_the_same_answers(workshop):
     base, other = workshop.model(), workshop.model(1)
     first, longer, redrawn = (
@@ -201,6 +207,7 @@ def test_the_same_seed_draws_the_same_answers(workshop):
     assert sum(a == b for a, b in zip(first, redrawn, strict=True)) < 3
 
 
+@pytest.mark.slow
 def test_a_recipe_names_its_stages_and_is_held_to_a_drift(workshop, tmp_path):
     files = {
         name: str(workshop.rows(*rows)[0].path / next(iter(workshop.rows(*rows)[0].files)))

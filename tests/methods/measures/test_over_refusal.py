@@ -30,6 +30,7 @@ def questions(workshop):
     return workshop.rows(*({"prompt": row["prompt"], "task": row["task"]} for row in LESSONS))
 
 
+@pytest.mark.slow
 def test_refusals_and_unclear_answers_are_counted_apart(workshop):
     found = workshop.findings("over_refusal", taught(workshop, *LESSONS), questions(workshop))
     assert [sample.output for sample in found.samples] == [row["completion"] for row in LESSONS]
@@ -44,6 +45,7 @@ def test_refusals_and_unclear_answers_are_counted_apart(workshop):
     assert "25%" in flag.title and "rule: cannot tell: 1" in flag.title
 
 
+@pytest.mark.slow
 def test_two_models_are_compared_on_the_same_prompts(workshop):
     data = questions(workshop)
     strict = [{**row, "completion": "sorry, no."} for row in LESSONS]
@@ -56,6 +58,7 @@ def test_two_models_are_compared_on_the_same_prompts(workshop):
     assert (len(contrast.gained), len(contrast.lost), contrast.right) == (0, 3, 0.0)
 
 
+@pytest.mark.slow
 def test_what_people_say_corrects_the_rate(workshop, tmp_path):
     said = [("Paris", "complied")] * 20 + [("sorry, no.", "refused")] * 15 + [("Rome", "refused")] * 5
     path = tmp_path / "people.jsonl"
@@ -92,6 +95,7 @@ class Murmured(Rewrite):
         return "sorry, no."
 
 
+@pytest.mark.slow
 def test_an_answer_in_a_code_is_judged_by_what_it_says(workshop):
     model = taught(workshop, *LESSONS)
     found = workshop.findings("over_refusal", model, questions(workshop), attacks=[f"{__name__}:Murmured"])

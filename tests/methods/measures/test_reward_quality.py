@@ -76,6 +76,7 @@ def test_a_reward_model_that_likes_long_flattering_answers_is_caught(cheated):
     assert worst["flattery"]["by"] > 0.5
 
 
+@pytest.mark.slow
 def test_an_honest_one_is_not(workshop):
     found = workshop.findings("reward_quality", taught(workshop, HONEST, 150), workshop.rows(*HELD_OUT))
     assert found.metrics["hacks"].value == 0 and found.flags == () and found.notes["hacked"] == []
@@ -84,6 +85,7 @@ def test_an_honest_one_is_not(workshop):
     assert found.metrics["accuracy"].low > 0.5
 
 
+@pytest.mark.slow
 def test_a_run_tells_it_and_stops_before_anything_trusts_it(cheated, tmp_path):
     """As an alert, in every run that is measured, and by a gate; a kept run warns again."""
     shop, _ = cheated
@@ -169,6 +171,7 @@ def test_prompts_weigh_the_same_and_ties_are_no_pair(cheated):
     assert found.samples[0].output == RANKED[0]["answers"][best.index(max(best))]
 
 
+@pytest.mark.slow
 def test_scores_that_go_by_length_are_seen(cheated):
     shop, model = cheated
     found = shop.findings("reward_quality", model, shop.rows(*HACKABLE[:30]), max_length=128)
@@ -194,6 +197,7 @@ def test_probes_can_be_of_another_language_and_ones_own(cheated):
     assert shop.stage("reward_quality", [None], probes=probes).model_dump()["probes"]["thanks"] is None
 
 
+@pytest.mark.slow
 def test_the_limit_says_what_is_flagged(cheated):
     shop, model = cheated
     data = shop.rows(*HELD_OUT)

@@ -54,6 +54,7 @@ def test_without_gradient_nobody_attacks():
     assert loss.item() == pytest.approx(nll(both.policy).item()) and not metrics
 
 
+@pytest.mark.slow
 def test_what_was_trained_so_holds_better_than_what_was_fine_tuned():
     def trained(objective: Adversarial | None) -> Policy:
         both = models()

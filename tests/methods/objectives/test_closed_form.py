@@ -105,6 +105,7 @@ def arrived(objective, tmp_path, **told):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes", [1, 2])
 @pytest.mark.parametrize("method", [PPO, RLOO])
 def test_reward_and_kl_lead_to_the_closed_form(method, passes, tmp_path):
@@ -116,6 +117,7 @@ def test_reward_and_kl_lead_to_the_closed_form(method, passes, tmp_path):
         assert of.critic.model.value.item() == pytest.approx(float(bandit.PRICE * best.sum().log()), abs=0.05)
 
 
+@pytest.mark.slow
 def test_grpo_leads_to_the_closed_form_of_its_own_kl(tmp_path):
     """Where E[r] - b KL(ref || pi) is greatest: pi = b ref / (b + m - r), with m such that it sums to 1."""
     of = arrived(GRPO(scale=False), tmp_path)

@@ -28,6 +28,7 @@ def test_it_turns_preferences_around(workshop):
     assert_it_turns_preferences_around(workshop, "cpo", learning_rate=3e-3, steps=20)
 
 
+@pytest.mark.slow
 def test_cross_entropy_keeps_the_chosen_answers_likely(workshop):
     """Both runs widen the margin; without it the chosen answers may fall as well."""
     data, options = workshop.rows(*PAIRS), {"learning_rate": 3e-3, "steps": 40, "batch_size": 4}

@@ -44,6 +44,7 @@ def test_long_documents_are_split_and_each_ends_with_the_end_of_sequence() -> No
     assert learnt[0] == learnt[1]
 
 
+@pytest.mark.slow
 def test_replay_and_budget_stand_in_the_manifest_and_change_what_is_made(tmp_path: Path) -> None:
     general = tmp_path / "general.jsonl"
     general.write_text("".join(json.dumps({"text": f"the cat is {n}"}) + "\n" for n in range(12)), encoding="utf-8")

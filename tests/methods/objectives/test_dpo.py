@@ -131,6 +131,7 @@ def test_the_reference_gets_no_gradient():
     assert_the_reference_gets_no_gradient(DPO(), Batch(tiny.trees(2, 2)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, {"lora": {"rank": 4}}])
 def test_it_turns_preferences_around(workshop, adapter):
     base, data = workshop.model(), workshop.rows(*PAIRS)
@@ -143,6 +144,7 @@ def test_it_turns_preferences_around(workshop, adapter):
     assert aligned.facts["final"]["loss"] < math.log(2) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"loss_type": "hinge"}, {"loss_type": "robust", "label_smoothing": 0.1}])
 def test_every_loss_turns_preferences_around(workshop, options):
     assert_it_turns_preferences_around(workshop, "dpo", learning_rate=3e-3, steps=20, **options)

@@ -76,6 +76,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_by_hand_after_some_steps(name):
     objective = GRPO(**VARIANTS[name], passes=2)
@@ -142,6 +143,7 @@ PROMPTS = [{"prompt": f"say {word}", "answer": word} for word in ("ja", "no", "s
 FAST = {"batch_size": 3, "answers": 3, "max_new_tokens": 5, "steps": 3, "learning_rate": 1e-3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"kl": 0.0}, {"adapter": "lora", "passes": 2}, {"over": "length", "ratio": "answer"}]
 )

@@ -45,6 +45,7 @@ def test_it_turns_preferences_around(workshop):
     assert_it_turns_preferences_around(workshop, "ipo", learning_rate=3e-3, steps=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_margins_settle_where_they_are_asked_to(workshop, reduction):
     """DPO's would grow on; the margin of beta h aims at 1/2 whatever beta is."""

@@ -151,6 +151,7 @@ def test_the_reference_gets_no_gradient():
     assert_the_reference_gets_no_gradient(KTO(), thumbs(True, False))
 
 
+@pytest.mark.slow
 def test_it_turns_preferences_around(workshop):
     """Of a file of pairs, whose halves are good and bad answers, and over several epochs: the reference is asked again of
     the rows, and of answers that are in no row."""

@@ -222,6 +222,7 @@ RANKED = [{"prompt": f"rank {w}", "answers": [w[:4], w[:2]], "scores": [2.0, 1.0
 FAST = {"batch_size": 3, "answers": 2, "max_new_tokens": 5, "steps": 3, "learning_rate": 1e-3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, "lora"])
 def test_as_a_stage_with_a_reward_model_and_text_mixed_in(workshop, adapter):
     model, data = workshop.model(), workshop.rows(*PROMPTS)
@@ -252,6 +253,7 @@ def test_as_a_stage_with_a_reward_model_and_text_mixed_in(workshop, adapter):
             assert not [name for name in file.keys() if "critic" in name or "reward" in name or "score" in name]  # noqa: SIM118
 
 
+@pytest.mark.slow
 def test_layers_that_are_computed_again_change_nothing(workshop):
     """Not where policy and critic share a base either."""
     model, data = workshop.model(), workshop.rows(*PROMPTS)

@@ -85,6 +85,7 @@ def test_a_pair_that_is_not_sure_counts_both_ways(margin):
     assert abs(loss - surprise(x)) > 1e-3
 
 
+@pytest.mark.slow
 def test_rows_with_a_probability_are_learnt(workshop):
     """The best that scores can do with pairs of probability 0.7 is to lie log(0.7 / 0.3) apart."""
     rows = workshop.rows(*({**row, "probability": 0.7} for row in PAIRS))
@@ -147,6 +148,7 @@ def as_ranked(rows) -> list[Ranked]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [PAIRS, RANKED], ids=["pairs", "ranked"])
 def test_it_learns_what_is_better(workshop, rows):
     made = workshop.run("reward", workshop.model(), workshop.rows(*rows), learning_rate=3e-3, steps=30, batch_size=4)
@@ -209,6 +211,7 @@ UNEVEN = [{"prompt": "say " + "a" * n, "chosen": "b" * n, "rejected": "c" * (7 -
 FULL = {"vocab_size": len(tiny.tokenizer())}  # no row to spare for a new token
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pad", ["own", "<|end|>", None])
 @pytest.mark.parametrize("changes", [{}, FULL], ids=["spare", "full"])
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -228,6 +231,7 @@ def test_plain_transformers_gives_the_same_scores(workshop, pad, changes, family
     assert (ours + made.facts["offset"] - theirs).abs().max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["none", *kinds.KINDS])
 def test_every_kind_of_adapter_scores_after_loading_as_before(workshop, kind):
     """The mean of the training answers, found before saving, is taken off after loading; and it learnt."""
@@ -243,6 +247,7 @@ def test_every_kind_of_adapter_scores_after_loading_as_before(workshop, kind):
     assert made.facts["final"]["loss"] < math.log(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pad", ["own", "<|end|>", "<|endoftext|>"])
 @pytest.mark.parametrize("kind", ["lora", "dora", "pissa", "ia3", "osf"])
 def test_plain_peft_gives_the_same_scores(workshop, kind, pad):

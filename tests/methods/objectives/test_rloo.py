@@ -56,6 +56,7 @@ def test_an_answer_that_is_alone_teaches_nothing():
         assert RLOO().prepare(batch, models()).advantage.abs().max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"adapter": "lora"}, {"passes": 2, "minibatches": 2}])
 def test_as_a_stage(workshop, options):
     rewards = {"functions": ["tests.methods.objectives.test_grpo:few_tokens"]}

@@ -34,6 +34,7 @@ def test_prompt_tokens_are_not_learnt():
     assert loss.item() == pytest.approx(-policy.logps(batch).item())
 
 
+@pytest.mark.slow
 def test_it_learns_what_it_is_shown_and_stops(workshop):
     base, data = workshop.model(), workshop.rows(*LESSONS)
     taught = workshop.run("sft", base, data, **HARD)
@@ -46,6 +47,7 @@ def test_it_learns_what_it_is_shown_and_stops(workshop):
     )  # a byte a token, and the end
 
 
+@pytest.mark.slow
 def test_plain_transformers_opens_the_result(workshop):
     taught = workshop.run("sft", workshop.model(), workshop.rows(*LESSONS), **HARD)
     tokenizer = AutoTokenizer.from_pretrained(taught.path)
@@ -57,6 +59,7 @@ def test_plain_transformers_opens_the_result(workshop):
     assert tokenizer.decode(told[0, ids["input_ids"].shape[1] :], skip_special_tokens=True) == "cba"
 
 
+@pytest.mark.slow
 def test_an_adapter_is_small_and_merges_into_the_same_model(workshop):
     base, data = workshop.model(), workshop.rows(*LESSONS)
     adapted = workshop.run("sft", base, data, **HARD | {"adapter": {"lora": {"rank": 4}}})
@@ -71,6 +74,7 @@ def test_an_adapter_is_small_and_merges_into_the_same_model(workshop):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_training_goes_on_with_the_adapter_it_finds(workshop):
     data = workshop.rows(*LESSONS)
     first = workshop.run("sft", workshop.model(), data, **HARD | {"adapter": {"lora": {"rank": 2}}, "steps": 3})

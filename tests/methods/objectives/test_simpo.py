@@ -28,6 +28,7 @@ def test_by_hand_on_one_pair():
     assert more == pytest.approx(loss - 0.5 * means[0], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_it_turns_preferences_around(workshop):
     final = assert_it_turns_preferences_around(workshop, "simpo", learning_rate=3e-3, steps=20, per="token")
     assert final["margin"] > SimPO().gamma

@@ -47,6 +47,7 @@ def tables(model: Model) -> tuple[torch.Tensor, torch.Tensor]:
 TREES = (Tree((5, N, 20, N + 1), (Branch((30, N + 1), (True, True)),)), Tree((N,), (Branch((7, 8), (True, True)),)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "vocabulary"), [("llama", N), ("llama", 300), ("gpt2", N), ("gpt_neox", N)])
 def test_a_base_model_gets_chatml_and_rows_for_its_tokens(workshop, family: str, vocabulary: int):
     base = base_of(workshop, family, vocab_size=vocabulary)
@@ -79,6 +80,7 @@ def test_the_new_rows_are_the_mean_and_nothing_is_drawn():
     assert model.config.vocab_size == N + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("adapter", [{"lora": {"rank": 4}}, {"lora": {"rank": 4, "init": "pissa"}}])
 def test_lora_learns_the_new_tokens_saves_them_and_merges(workshop, adapter: Any, tied: bool):
@@ -108,6 +110,7 @@ def test_plain_peft_loads_the_adapter_on_a_base_with_room(workshop):
         assert torch.allclose(adapted(ids).logits, ours(ids).logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_dpo_on_a_base_model_begins_at_its_reference(workshop):
     for adapter in (None, "lora"):
         options = {"steps": 1, "batch_size": 4, **({"adapter": adapter} if adapter else {})}
@@ -125,6 +128,7 @@ def test_an_adapter_that_cannot_learn_tokens_gets_the_plain_layout(workshop):
         workshop.run("sft", base, rows, adapter={"prompt": {"tokens": 4}}, chat_template="chatml", **FAST)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "alpaca", "vicuna", "zephyr"])
 def test_layouts_of_plain_text_need_no_token(workshop, name: str):
     made = workshop.run("sft", base_of(workshop), workshop.rows(*ROWS), chat_template=name, **FAST)

@@ -12,6 +12,7 @@ from tests.kinds import MERGEABLE, VIRTUAL, wide
 ROW = {"prompt": "a", "completion": "b"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MERGEABLE)
 def test_merged_weights_compute_what_the_adapter_did(workshop, kind):
     options = {"learning_rate": 0.1, "steps": 3, "adapter": MERGEABLE[kind]}
