@@ -1,0 +1,73 @@
+"""Which weights of a matrix to make zero, and how the others make up for it.
+
+    magnitude   the smallest |w|                          of the whole matrix
+    Wanda       the smallest |w| sqrt(G_jj)               of each row (Sun et al. 2023, arXiv 2306.11695)
+    SparseGPT   the smallest w^2 / U_jj^2                 of each block of columns (Frantar and Alistarh 2023, arXiv 2301.00774)
+
+G = sum over tokens of x x^T, what the layer reads. SparseGPT takes columns in order as GPTQ does: U is upper triangular, U^T U =
+(G + lambda I)^-1, and a weight w_i that becomes zero is made up for by the weights behind it, W_:j -= (w_i / U_ii) U_ij. All of them
+also know N:M, as many zeros within every M neighbours of a row.
+
+Shapes: R rows, C columns.
+"""
+
+import torch
+from torch import Tensor
+
+from .rounding import inverse_factor
+
+BLOCK = 128  # columns of which SparseGPT chooses at once
+
+
+def lowest(scores: Tensor, share: float, of: int | None) -> Tensor:
+    """(R, C) bool: where the lowest scores are, a share of each row; of every `of` neighbours where that is said."""
+    rows, columns = scores.shape
+    within = scores.reshape(rows, -1, of or columns)
+    order = within.argsort(dim=-1, stable=True)
+    n_zeros = round(share * within.shape[-1])
+    return torch.zeros_like(within, dtype=torch.bool).scatter_(-1, order[..., :n_zeros], True).reshape(rows, columns)
+
+
+def magnitude(weight: Tensor, share: float, of: int | None = None) -> Tensor:
+    """(R, C): the matrix without its smallest weights."""
+    if of is not None:
+        return weight.masked_fill(lowest(weight.abs(), share, of), 0)
+    return weight.masked_fill(lowest(weight.abs().reshape(1, -1), share, None).reshape(weight.shape), 0)
+
+
+def wanda(weight: Tensor, gram: Tensor, share: float, of: int | None = None) -> Tensor:
+    """(R, C): the matrix without the weights of each row that contribute least."""
+    return weight.masked_fill(lowest(weight.abs() * gram.diagonal().clamp(min=0).sqrt(), share, of), 0)
+
+
+def sparsegpt(weight: Tensor, gram: Tensor, share: float, of: int | None = None, damp: float = 0.01) -> Tensor | None:
+    """(R, C): the matrix with zeros, its other weights changed to make up for them. None where G has no inverse."""
+    factor = inverse_factor(gram, damp)
+    if factor is None:
+        return None
+    left, kept = weight.t().contiguous().clone(), torch.zeros_like(weight.t())
+    for start in range(0, len(left), BLOCK):
+        end = min(start + BLOCK, len(left))
+        own = factor[start:end, start:end]
+        kept[start:end], errors = _block(left[start:end].clone(), own, share, of)
+        left[end:].addmm_(factor[start:end, end:].t(), errors, alpha=-1)
+    return kept.t().contiguous()
+
+
+def _block(left: Tensor, factor: Tensor, share: float, of: int | None) -> tuple[Tensor, Tensor]:
+    """(B, R): what is left of a block of columns, and the errors that the columns behind it make up for."""
+    kept, errors = torch.zeros_like(left), torch.zeros_like(left)
+    diagonal = factor.diagonal()[:, None]
+    zero = _of_all((left / diagonal).square(), share) if of is None else torch.zeros_like(left, dtype=torch.bool)
+    for i in range(len(left)):
+        if of is not None and i % of == 0:  # chosen when their turn comes, as what is before them has changed them
+            scores = (left[i : i + of] / diagonal[i : i + of]).square()
+            zero[i : i + of] = lowest(scores.t(), share, None).t()
+        kept[i] = left[i].masked_fill(zero[i], 0)
+        errors[i] = (left[i] - kept[i]) / factor[i, i]
+        left[i + 1 :].addr_(factor[i, i + 1 :], errors[i], alpha=-1)
+    return kept, errors
+
+
+def _of_all(scores: Tensor, share: float) -> Tensor:
+    return lowest(scores.reshape(1, -1), share, None).reshape(scores.shape)
