@@ -2,7 +2,7 @@
 
     parameters    4 bytes a weight: they stay in fp32                      + 2 for bf16's copies of the matrices
     copies        of the weights as they were: a reference that no adapter shares, what pulls back to the start, the
-                  last good weights of a rule that watches and the optimizer's state with them
+                  last good weights of a rule that watches and the optimizer's state with them; and a teacher's weights
     gradients     4 bytes a trained weight
     optimizer     8 bytes a trained weight, or 2 and the scales of AdamW in eight bits
     logits        of N trained tokens and V words: the exponentials, N V, while they fit KEEP_BYTES, and what the head's
@@ -51,8 +51,9 @@ class Load:
 class Way:
     """How the step is computed. Without an `adapter` all weights are trained. `anchors` counts tensors kept beside
     each trained one to pull it back, `rules` those that keep good weights to go back to; with a `divergence` from the
-    start the head is gone through twice, and what `scores` goes through none. A reference, a reward model and a critic are each a copy of all weights where
-    they are its `own`, as they share none with the policy; a critic is trained as the policy is."""
+    start or a teacher the head is gone through twice, and what `scores` goes through none. A reference, a reward model and a
+    critic are each a copy of all weights where they are its `own`, as they share none with the policy; a critic is trained
+    as the policy is. `teacher` counts the weights of another model that is asked."""
 
     narrow: bool = False
     checkpointing: bool = False
@@ -63,6 +64,7 @@ class Way:
     own_critic: bool = False
     divergence: bool = False
     scores: bool = False
+    teacher: int = 0
     anchors: int = 0
     rules: int = 0
     on_cpu: bool = True
@@ -98,7 +100,7 @@ def estimate(model: Anatomy, way: Way, load: Load) -> Memory:
     copies = way.own_reference + way.own_reward + way.own_critic
     return Memory(
         parameters=_parameters(model, way),
-        copies=beside + 4 * model.weights * copies,
+        copies=beside + 4 * (model.weights * copies + way.teacher),
         optimizer=optimizer * (1 + way.own_critic),
         gradients=4 * trained * (1 + way.own_critic),
         activations=round(kept + max(0, works - logits)),

@@ -64,6 +64,8 @@ class Keep(Settings):
     """Pull of every weight to where it began (L2-SP); larger forgets less and learns less."""
     ewc: float = Field(0.0, ge=0)
     """The same pull in proportion to how much a weight matters to the rows of `replay` (EWC)."""
+    zeros: bool = False
+    """Leave weights of the layers that are zero as they are, so that a pruned model stays pruned."""
 
     @model_validator(mode="after")
     def _has_rows(self) -> "Keep":

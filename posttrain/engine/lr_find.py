@@ -14,7 +14,7 @@ rate = -ln(1 - ENOUGH) (g - 1) / (2 g c): below 1 / c, the best one, and below 2
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from posttrain.data.shelf import Picked
 from posttrain.functional.layout import Tree
 from posttrain.functional.seeds import seed_of
 from posttrain.schema.artifacts import Dataset, Model
-from posttrain.schema.errors import DataError, Diverged
+from posttrain.schema.errors import DataError, Diverged, UsageError
 
 from .job import Job
 from .loop import Steps, fit
@@ -85,17 +85,24 @@ def range_test(
     model: Model,
     data: tuple[Dataset, ...],
     *,
+    others: Mapping[str, Any] | None = None,
     seed: int = 0,
     steps: int = 70,
     lowest: float = 1e-7,
     highest: float = 1.0,
     watch: Callable[[int, float, float], None] = lambda step, rate, loss: None,
 ) -> Curve:
-    """The curve of a stage on its own rows, from a copy of the model that is thrown away. `watch` is told of each step.
-    Raises DataError with fewer rows than four."""
+    """The curve of a stage on its own rows, from a copy of the model that is thrown away. `others` are further inputs by
+    name, and `watch` is told of each step. Raises DataError with fewer rows than four, and UsageError
+    where these have no answers."""
     with TemporaryDirectory(prefix="posttrain-lr-find-") as folder:
         quiet = Job(Path(folder), Path(folder), seed)
-        models, planted = stage.begin(model, data, quiet)
+        models, planted = stage.begin(model, data, quiet, **(others or {}))
+        if not planted.n_trained:
+            raise UsageError(
+                "Learning rates are tried on the answers of rows, and this stage draws its own. Look for the rate with rows "
+                "that have answers, as `on_policy: 0`, and train with that one."
+            )
         objective = stage.make_objective()
         aside, rest = _held_aside(planted.trees, seed)
         probe = Patience(aside, objective, every=1, patience=1)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from .job import Job
 
-WEIGHTS = frozenset({"dense", "adapter"})
+WEIGHTS = frozenset({"dense", "adapter"})  # can be trained
+ANSWERING = WEIGHTS | {"compressed-tensors", "gguf"}  # can be asked
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ class Stage(Settings):
         """The form of the model that comes out when one of `form` goes in."""
         return form
 
+    def shapes(self) -> tuple[type[Row], ...]:
+        """The shapes that its rows may have with these settings, the one that is tried first first; none where it does
+        not say."""
+        return () if self.reads is None else (self.reads,)
+
     @abstractmethod
     def run(self, job: "Job", **inputs: Any) -> Made:
         """Writes the artifact into `job.folder`. `inputs` are `model: Model` and, by the name of their setting,
@@ -79,6 +85,7 @@ class Generator(Stage):
     """A method that makes rows with a model."""
 
     kind: ClassVar[str] = "generator"
+    accepts: ClassVar[frozenset[str]] = ANSWERING
     artifact: ClassVar[type[Artifact]] = Dataset
 
 
@@ -86,6 +93,7 @@ class Measure(Stage):
     """A method that judges a model."""
 
     kind: ClassVar[str] = "measure"
+    accepts: ClassVar[frozenset[str]] = ANSWERING
     artifact: ClassVar[type[Artifact]] = Evidence
 
     @abstractmethod

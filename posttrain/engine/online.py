@@ -22,12 +22,13 @@ from posttrain.schema.settings import DatasetRef, Settings
 
 from .critic import critic, learn_at, reads_the_same, reward_model
 from .job import Job
+from .laid import Begun, Laid
 from .loop import Shares
 from .on_policy import OnPolicy
 from .rewarding import Rewards, rewarding
 from .rollouts import Asked, FromRollouts, KLRule, without_prompts_too_long
 from .source import FromRows
-from .train import Begun, Laid, Training
+from .train import Training
 
 MIX = 3  # tells the seed of the rows that are mixed in from others
 
@@ -141,7 +142,7 @@ class Online(Rolling, Training):
         job.note(f"a critic of {sum(p.numel() for p in made.trainable()):,} weights learns beside the policy")
         return made
 
-    def begin(self, model: Model, data: tuple[Dataset, ...], job: Job) -> Any:
+    def begin(self, model: Model, data: tuple[Dataset, ...], job: Job, **others: Any) -> Any:
         raise UsageError(
             "Learning rates are tried on rows, and this stage has none but those that it draws itself. Take its recommended "
             "rate, and lower it when the log shows KL running away."

@@ -50,7 +50,7 @@ class Portion:
                 "`max_length`, set `gradient_checkpointing: true`, or train an adapter, as `adapter: lora`."
             )
         self.tokens = max(longest, largest // 2)
-        for policy in (models.policy, models.reference, models.critic):
+        for policy in (models.policy, models.reference, models.critic, models.teacher):
             if isinstance(policy, Policy):
                 policy.micro_tokens = min(policy.micro_tokens, self.tokens)
         gc.collect()

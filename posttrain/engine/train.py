@@ -1,8 +1,7 @@
 """Training as a stage: any objective, run by the one loop, with the same settings."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 from pydantic import ValidationError, create_model, model_validator
@@ -18,6 +17,7 @@ from posttrain.models.load import load_format, load_policy, load_tokenizer, load
 from posttrain.models.policy import Models, Policy
 from posttrain.models.scorer import Scorer
 from posttrain.models.vocabulary import give_padding, make_room
+from posttrain.models.zeros import hold_zeros
 from posttrain.schema.artifacts import Artifact, Dataset, Model
 from posttrain.schema.errors import ModelError
 from posttrain.schema.rows import Conversation, Row, Text
@@ -25,45 +25,16 @@ from posttrain.schema.settings import DatasetRef
 
 from .guarding import Guarding
 from .job import Job
-from .loop import Beside, Steps, fit
+from .laid import Begun, Laid
+from .loop import Steps, fit
 from .method import Made, Objective, Stage
 from .options import Computing, Stepping
 from .reference import Remembered
-from .source import FromRows, Source
+from .source import FromRows
 from .speaking import Speaking, first_look
 from .watch import Watch
 
 SHORTEST = 2  # tokens of a text: one to be learnt, and one that it follows
-
-
-@dataclass
-class Begun(Models):
-    """The models of a training before its first step."""
-
-    reference: Policy | None = None
-
-
-@dataclass
-class Laid:
-    """All that a training begins with. `trees` are the rows that it learns, where there are rows, `is_often` whether it
-    sees them several times, and `beside` what is learnt with every update."""
-
-    begun: Begun
-    source: Source
-    n_steps: int
-    facts: Mapping[str, Any]
-    trees: Sequence[Tree] = ()
-    is_often: bool = False
-    beside: Beside | None = None
-
-    @property
-    def start(self) -> Policy | None:
-        """The model as it was before."""
-        return self.begun.reference
-
-    @cached_property
-    def models(self) -> Models:
-        return Models(self.begun.policy, self.begun.reference, self.begun.critic)
 
 
 class Training(Guarding, Speaking, Computing, Stepping, Stage):
@@ -138,14 +109,15 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
 
     def laid_out(self, job: Job, **inputs: Any) -> Laid:
         """What is trained, on what, and for how long."""
-        begun, planted = self.begin(inputs["model"], inputs["data"], job)
+        begun, planted = self.begin(job=job, **inputs)
         source = FromRows(planted.trees, self.batch_size, job.seed)
         n_steps = self.steps or self.epochs * source.steps_per_epoch
         is_often = n_steps > source.steps_per_epoch
         return Laid(begun, source, n_steps, planted.facts(), planted.trees, is_often)
 
-    def begin(self, model: Model, data: tuple[Dataset, ...], job: Job) -> tuple[Begun, Planted]:
-        """The models that are trained and asked, and the rows as trees: what a first step needs."""
+    def begin(self, model: Model, data: tuple[Dataset, ...], job: Job, **others: Any) -> tuple[Begun, Planted]:
+        """The models that are trained and asked, and the rows as trees: what a first step needs. `others` are further
+        inputs by name."""
         self._check(model)
         policy = self._policy(model, job)
         planted = self._rows(model, policy, data, job)
@@ -183,6 +155,8 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
             policy.offload = True
         if self.gradient_checkpointing:
             checkpoint_layers(weights)
+        if self.keep.zeros:
+            job.note(f"{hold_zeros(weights):,} weights are zero and stay so")
         return policy
 
     def _reference(self, model: Model, policy: Policy) -> Policy | None:
@@ -202,7 +176,10 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
 
     def _rows(self, model: Model, policy: Policy, data: tuple[Dataset, ...], job: Job) -> Planted:
         form, longest = self._reading(model, policy)
-        planted = self._planted("data", data, (), form, longest, job, lambda rows: first_look(rows, form, longest, job))
+        shapes = self.shapes()
+        planted = self._planted(
+            "data", data, shapes[1:], form, longest, job, lambda rows: first_look(rows, form, longest, job)
+        )
         for line in planted.decisions:
             job.note(line)
         if planted.dropped or planted.cut:
@@ -285,6 +262,10 @@ def training(objective: type[Objective]) -> type[Training]:
         from .online import Online
 
         base = Online
+    elif "teacher" in objective.needs:
+        from .taught import Taught
+
+        base = Taught
     fields: dict[str, Any] = {name: (info.annotation, info) for name, info in objective.model_fields.items()}
     for name, default in objective.recommended.items():
         info = base.model_fields[name]

@@ -63,7 +63,7 @@ class Budget:
     ) -> None:
         self.batch, self.at_most, self.every, self.then = Batch(tuple(trees)), at_most, every, then
         sample = learnt[:: -(-len(learnt) // SAMPLE) or 1]
-        self.learnt = Batch(tuple(tree for tree in sample if len(tree.branches) == 1))
+        self.learnt = Batch(tuple(tree for tree in sample if _is_one_answer(tree)))
         self.state: dict[str, Any] = {"before": 0.0, "value": 0.0, "kept": 0.0, "crossed": [], "unlearnt": None}
 
     def look(self, models: Models) -> float:
@@ -141,6 +141,11 @@ class Patience:
     def facts(self, models: Models) -> dict[str, Any]:
         """The step whose weights were kept, and their held-out loss."""
         return {"best_step": self.state["best_at"], "held_out_loss": self.state["best"]}
+
+
+def _is_one_answer(tree: Tree) -> bool:
+    """Whether a tree has one answer to learn: pairs have two, and what is asked alone has none yet."""
+    return len(tree.branches) == 1 and tree.branches[0].n_trained() > 0
 
 
 @dataclass

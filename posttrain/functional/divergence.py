@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergence between two models' next tokens, exact over the whole vocabulary.
+"""Divergences between two models' next tokens, exact over the whole vocabulary.
 
     forward   KL(p || q) = sum_v p_v (log p_v - log q_v)      d / d z_v = q_v - p_v
     reverse   KL(q || p) = sum_v q_v (log q_v - log p_v)      d / d z_v = q_v (log q_v - log p_v - KL)
@@ -6,10 +6,27 @@
 q = softmax(z) is the policy, which learns, and p the reference, which does not. z = h W^T + b. Forward keeps all that
 the reference would say likely; reverse lets the policy drop some of it. Shapes: N tokens, D width, V vocabulary.
 
+Others measure either model from a mixture m of both, which nothing that one of them expects is far from:
+
+    D = a KL(p || m) + b KL(q || m),     m = c p + (1 - c) q
+
+    jensen_shannon(c)   a = c, b = 1 - c             (Agarwal et al. 2023, arXiv 2306.13649, its beta is c)
+    skew_forward(s)     a = 1, b = 0, c = s          KL(p || s p + (1 - s) q)    (Ko et al. 2024, arXiv 2402.03898)
+    skew_reverse(s)     a = 0, b = 1, c = 1 - s      KL(q || (1 - s) p + s q)    (the same)
+
+As d m_v / d q_v = 1 - c, up to a constant that softmax takes no notice of,
+
+    g_v = d D / d q_v = b log(q_v / m_v) - (1 - c) (a p_v + b q_v) / m_v,      d D / d z_v = q_v (g_v - sum_u q_u g_u)
+
+p / m is at most 1 / c, and q / m at most 1 / (1 - c), so D is at most -a log c - b log(1 - c); a KL divergence, and the
+slope p / q of the forward one, have no bound. For small c the Jensen-Shannon divergence is c times the forward one, near
+1 it is 1 - c times the reverse one.
+
 The (N, V) matrices never exist whole: tokens go through both heads in chunks, and the derivative by the logits, which
 the forward pass knows already, is kept while it fits `keep_bytes` and computed again where it does not.
 """
 
+import math
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -19,6 +36,32 @@ from torch.autograd.function import once_differentiable
 from .logps import CHUNK_ELEMENTS, CHUNK_ELEMENTS_ON_CPU, KEEP_BYTES, SHORTEST_CHUNK
 
 Direction = Literal["forward", "reverse"]
+
+
+class Mixture(NamedTuple):
+    """`of_reference` KL(p || m) + `of_policy` KL(q || m), with m = `share` p + (1 - `share`) q, the share between 0 and 1."""
+
+    of_reference: float
+    of_policy: float
+    share: float
+
+
+Kind = Direction | Mixture
+
+
+def jensen_shannon(beta: float) -> Mixture:
+    """The generalised Jensen-Shannon divergence, 0 < beta < 1; symmetric at a half."""
+    return Mixture(beta, 1 - beta, beta)
+
+
+def skew_forward(skew: float) -> Mixture:
+    """KL from the reference to a policy that is mixed with `skew` of the reference."""
+    return Mixture(1.0, 0.0, skew)
+
+
+def skew_reverse(skew: float) -> Mixture:
+    """KL from the policy to a reference that is mixed with `skew` of the policy."""
+    return Mixture(0.0, 1.0, 1 - skew)
 
 
 class Head(NamedTuple):
@@ -38,23 +81,33 @@ class Head(NamedTuple):
 def token_divergence(
     policy: Head,
     reference: Head,
-    direction: Direction = "forward",
+    kind: Kind = "forward",
     *,
     chunk: int | None = None,
     keep_bytes: int = KEEP_BYTES,
 ) -> Tensor:
-    """KL of each token, (N,), in nats, at least fp32. Differentiable in the policy's states, weight and bias."""
+    """The divergence at each token, (N,), in nats, at least fp32. Differentiable in the policy's states, weight and bias."""
     elements = CHUNK_ELEMENTS_ON_CPU if policy.hidden.device.type == "cpu" else CHUNK_ELEMENTS
     chunk = chunk or max(SHORTEST_CHUNK, elements // policy.weight.shape[0])
-    return _Divergence.apply(*policy, *reference, direction, chunk, keep_bytes)
+    return _Divergence.apply(*policy, *reference, kind, chunk, keep_bytes)
 
 
-def plain_divergence(logits_NV: Tensor, reference_NV: Tensor, direction: Direction = "forward") -> Tensor:
+def plain_divergence(logits_NV: Tensor, reference_NV: Tensor, kind: Kind = "forward") -> Tensor:
     """The same from whole logits: for heads that are more than a matrix, and as the definition to test against."""
     wide = torch.float64 if logits_NV.dtype == torch.float64 else torch.float32
     log_q, log_p = logits_NV.to(wide).log_softmax(-1), reference_NV.to(wide).log_softmax(-1)
-    over, log_ratio = (log_p, log_p - log_q) if direction == "forward" else (log_q, log_q - log_p)
-    return (over.exp() * log_ratio).sum(-1)
+    if isinstance(kind, Mixture):
+        log_m = _log_mixture(log_q, log_p, kind.share)
+        return kind.of_reference * _kl(log_p, log_m) + kind.of_policy * _kl(log_q, log_m)
+    return _kl(log_p, log_q) if kind == "forward" else _kl(log_q, log_p)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _log_mixture(log_q: Tensor, log_p: Tensor, share: float) -> Tensor:
+    return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
 
 
 class _Divergence(torch.autograd.Function):
@@ -67,7 +120,7 @@ class _Divergence(torch.autograd.Function):
         hidden_p: Tensor,
         weight_p: Tensor,
         bias_p: Tensor | None,
-        direction: Direction,
+        kind: Kind,
         chunk: int,
         keep_bytes: int,
     ) -> Tensor:
@@ -80,13 +133,13 @@ class _Divergence(torch.autograd.Function):
         found, kept = [], []
         for start in range(0, len(hidden), chunk):
             of = slice(start, start + chunk)
-            kl, dz = _with_derivative(policy.part(of), reference.part(of), direction)
-            found.append(kl)
+            apart, dz = _with_derivative(policy.part(of), reference.part(of), kind)
+            found.append(apart)
             if keep:
                 kept.append(dz.to(dtype))
         if differentiable:
             ctx.save_for_backward(*policy, *reference, *kept)
-            ctx.chunk, ctx.direction, ctx.dtypes = chunk, direction, (hidden.dtype, weight.dtype)
+            ctx.chunk, ctx.kind, ctx.dtypes = chunk, kind, (hidden.dtype, weight.dtype)
         return torch.cat(found)
 
     @staticmethod
@@ -100,7 +153,7 @@ class _Divergence(torch.autograd.Function):
         db = torch.zeros(bias.shape, dtype=grad_N.dtype, device=w.device) if wants_bias and bias is not None else None
         for i, start in enumerate(range(0, len(h), ctx.chunk)):
             of = slice(start, start + ctx.chunk)
-            by_z = kept[i] if kept else _with_derivative(policy.part(of), reference.part(of), ctx.direction)[1]
+            by_z = kept[i] if kept else _with_derivative(policy.part(of), reference.part(of), ctx.kind)[1]
             dz = (by_z * grad_N[of, None]).to(h.dtype)
             dh[of] = dz @ w
             if dw is not None:
@@ -112,12 +165,23 @@ class _Divergence(torch.autograd.Function):
         return by_hidden, by_weight, by_bias, *[None] * 6
 
 
-def _with_derivative(z: Tensor, z_p: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:
+def _with_derivative(z: Tensor, z_p: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
     """(n,) and (n, V): the divergence, and its derivative by the policy's logits z."""
     log_q, log_p = z.log_softmax(-1), z_p.log_softmax(-1)
-    if direction == "forward":
+    if isinstance(kind, Mixture):
+        return _from_mixture(log_q, log_p, *kind)
+    if kind == "forward":
         p = log_p.exp()
         return (p * (log_p - log_q)).sum(-1), log_q.exp_() - p
     q, log_ratio = log_q.exp(), log_q - log_p
     kl = (q * log_ratio).sum(-1)
     return kl, q * (log_ratio - kl[:, None])
+
+
+def _from_mixture(log_q: Tensor, log_p: Tensor, a: float, b: float, c: float) -> tuple[Tensor, Tensor]:
+    """The same for a KL(p || m) + b KL(q || m)."""
+    log_m, p, q = _log_mixture(log_q, log_p, c), log_p.exp(), log_q.exp()
+    weighed = a * p + b * q
+    apart = (a * p * log_p + b * q * log_q - weighed * log_m).sum(-1)
+    qg = b * q * (log_q - log_m) - (1 - c) * (log_q - log_m).exp_() * weighed
+    return apart, qg - q * qg.sum(-1, keepdim=True)

@@ -27,22 +27,22 @@ LEAST_BYTES = 1 << 20  # a smaller tensor is not worth the way
 
 def checkpoint_layers(model: nn.Module) -> int:
     """Makes every layer keep its input alone; returns how many there are. Raises ModelError where there is none."""
-    layers = list(_layers(model))
-    for layer in layers:
+    found = [module for _, module in layers(model)]
+    for layer in found:
         layer.forward = _computed_again(layer.forward, model)
-    if not layers:
+    if not found:
         raise ModelError(
             f"{type(model).__name__} has no layers that can be computed again. Leave `gradient_checkpointing` out, and "
             "lower `micro_tokens` instead."
         )
-    return len(layers)
+    return len(found)
 
 
-def _layers(model: nn.Module) -> Iterator[nn.Module]:
-    """What transformers marks as the repeated layers of a model."""
+def layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What transformers marks as the repeated layers of a model, by name."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    return (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, GradientCheckpointingLayer))
 
 
 def _computed_again(forward: Callable[..., Any], model: nn.Module) -> Callable[..., Any]:

@@ -261,6 +261,7 @@ class Models:
     policy: Policy
     reference: "AnswerLogps | None" = None
     critic: "Scorer | None" = None
+    teacher: Policy | None = None
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every weight that is trained, by a name that a checkpoint can hold; those that two models share once."""

@@ -6,7 +6,6 @@ Rows are compared by what they ask (`schema.rows.fingerprint`), whatever files t
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
 
 from posttrain.data.read import read
 from posttrain.engine.method import Stage, stage_class
@@ -16,10 +15,10 @@ from posttrain.schema.errors import PosttrainError, UsageError
 from posttrain.schema.rows import Conversation, Labelled, Pair, Prompt, Row, Text, fingerprint
 from posttrain.schema.settings import input_of, inputs
 
-from .step import reads
 from .work import SEVERAL, Given
 
-SHAPES: tuple[type[Row], ...] = (Prompt, Conversation, Pair, Labelled, Text)
+Shapes = tuple[type[Row], ...]
+SHAPES: Shapes = (Prompt, Conversation, Pair, Labelled, Text)
 
 
 class Leaks:
@@ -27,10 +26,10 @@ class Leaks:
 
     def __init__(self, store: Store):
         self.store = store
-        self.asked: dict[tuple[str, type[Any] | None], frozenset[str]] = {}
+        self.asked: dict[tuple[str, Shapes], frozenset[str]] = {}
         self.made: dict[str, Artifact] = {}
 
-    def of(self, model: Model, measure: type[Stage], given: Mapping[str, Given]) -> Iterator[tuple[int, int, str]]:
+    def of(self, model: Model, measure: Stage, given: Mapping[str, Given]) -> Iterator[tuple[int, int, str]]:
         """(rows seen before, rows measured on, method that saw them) for each method behind a model that saw some."""
         tested = self.questions(measure, [d for each in given.values() if isinstance(each, tuple) for d in each])
         if not tested:
@@ -40,24 +39,23 @@ class Leaks:
             if seen:
                 yield len(seen), len(tested), method
 
-    def questions(self, stage: type[Stage], datasets: Sequence[Dataset]) -> frozenset[str]:
+    def questions(self, stage: Stage, datasets: Sequence[Dataset]) -> frozenset[str]:
         """Fingerprints of all rows of some datasets, read as a stage reads them."""
-        return frozenset[str]().union(*(self.fingerprints(dataset, reads(stage)) for dataset in datasets))
+        return frozenset[str]().union(*(self.fingerprints(dataset, stage.shapes()) for dataset in datasets))
 
-    def fingerprints(self, dataset: Dataset, shape: type[Row] | None) -> frozenset[str]:
-        place = (dataset.digest, shape)
+    def fingerprints(self, dataset: Dataset, shapes: Shapes) -> frozenset[str]:
+        place = (dataset.digest, shapes)
         if place not in self.asked:
-            self.asked[place] = frozenset(fingerprint(row) for row in _rows(dataset, shape))
+            self.asked[place] = frozenset(fingerprint(row) for row in _rows(dataset, shapes))
         return self.asked[place]
 
-    def lineage(self, model: Model) -> Iterator[tuple[str, type[Stage], list[Dataset]]]:
+    def lineage(self, model: Model) -> Iterator[tuple[str, Stage, list[Dataset]]]:
         """Every stage behind a model that read data, the last one first, as far as store and files still hold it."""
         artifact: Artifact | None = model
         while artifact is not None and artifact.method:
             with suppress(UsageError, ImportError, ValueError):  # the method is gone, or its settings have changed
-                found = stage_class(artifact.method)
-                stage = found.model_validate(dict(artifact.settings))
-                yield artifact.method, found, list(self.datasets(stage, artifact.inputs))
+                stage = stage_class(artifact.method).model_validate(dict(artifact.settings))
+                yield artifact.method, stage, list(self.datasets(stage, artifact.inputs))
             artifact = self.by_digest(artifact.inputs.get("model", ""))
 
     def datasets(self, stage: Stage, digests: Mapping[str, str]) -> Iterator[Dataset]:
@@ -79,9 +77,10 @@ class Leaks:
         return self.made.get(digest)
 
 
-def _rows(dataset: Dataset, shape: type[Row] | None) -> Sequence[Row]:
-    """The rows of a dataset in the shape that is given, else in the first that fits; none when they cannot be read."""
-    for candidate in (shape,) if shape else SHAPES:
+def _rows(dataset: Dataset, shapes: Shapes) -> Sequence[Row]:
+    """The rows of a dataset in the first of the shapes that fits, of all where none is given; none when they cannot be
+    read."""
+    for shape in shapes or SHAPES:
         with suppress(PosttrainError):
-            return read(dataset, candidate).rows
+            return read(dataset, shape).rows
     return ()

@@ -10,12 +10,14 @@ from itertools import chain, cycle, islice
 from pathlib import Path
 
 from posttrain.data.batch import Batch
+from posttrain.data.planting import shape_of
 from posttrain.data.read import read
 from posttrain.data.trees import plant
 from posttrain.engine.environment import memory as memory_of_machine
 from posttrain.engine.estimate import Load, Memory, Way, estimate
 from posttrain.engine.files import readable
 from posttrain.engine.online import Online
+from posttrain.engine.taught import Taught
 from posttrain.engine.train import Training
 from posttrain.functional.layout import Tree, packed
 from posttrain.models.adapters import LoRA
@@ -103,7 +105,7 @@ def _forecast(plan: Plan, step: Step, stage: Training, outside: Outside) -> Fore
     model = read_anatomy(Path(base.base or base.path))
     data = [outside[source.identity] for source in step.inputs.get("data", ()) if source.step is None]
     known = len(data) == len(step.inputs.get("data", ()))
-    known = known and not isinstance(stage, Online)  # answers are not drawn yet
+    known = known and not _draws(stage)  # answers are not there yet
     load = _load(stage, base, model, [d for d in data if isinstance(d, Dataset)]) if known else _most(stage)
     on_cpu, room = _room()
     way = Way(
@@ -114,8 +116,9 @@ def _forecast(plan: Plan, step: Step, stage: Training, outside: Outside) -> Fore
         own_reference=_own_reference(step, stage),
         own_reward="reward.model" in step.inputs,
         own_critic="critic" in stage.make_objective().needed() and step.form != "adapter",
-        divergence=stage.keep.kl > 0,
+        divergence=stage.keep.kl > 0 or isinstance(stage, Taught),
         scores=stage.objective.scores,
+        teacher=_teacher(plan, step, outside),
         anchors=bool(stage.keep.l2 or stage.keep.ewc) + bool(stage.keep.ewc),
         rules=sum(rule is not None for rule in (stage.forget, stage.stop_early)),
         on_cpu=on_cpu,
@@ -152,6 +155,22 @@ def _carried(plan: Plan, step: Step, base: Model, model: Anatomy) -> Carried | N
     return carried_in(Path(base.path))
 
 
+def _draws(stage: Training) -> bool:
+    """Whether it learns from answers that it draws itself."""
+    return isinstance(stage, Online) or (isinstance(stage, Taught) and stage.on_policy > 0)
+
+
+def _teacher(plan: Plan, step: Step, outside: Outside) -> int:
+    """The weights of the teacher, 0 where there is none. One that an earlier step makes has those of the recipe's model, or
+    fewer."""
+    if "teacher" not in step.inputs:
+        return 0
+    (source,) = step.inputs["teacher"]
+    found = outside[(base_of(plan) if source.step else source).identity]
+    assert isinstance(found, Model)
+    return read_anatomy(Path(found.base or found.path)).weights
+
+
 def _own_reference(step: Step, stage: Training) -> bool:
     """Whether a second copy of all weights is held: not where an adapter can be taken off, or changed."""
     if "reference" not in stage.make_objective().needed() and not stage.keep.kl:
@@ -164,7 +183,7 @@ def _load(stage: Training, base: Model, model: Anatomy, data: list[Dataset]) -> 
     from posttrain.models.load import load_format, load_tokenizer
 
     n, batch_size = min(SAMPLED * stage.batch_size, MOST_ROWS), _batch_size(stage)
-    rows = [row for dataset in data for row in read(dataset, stage.objective.reads, limit=n).rows]
+    rows = [row for each in data for row in read(each, shape_of(each, stage.shapes()), limit=n).rows]
     form = load_format(base, load_tokenizer(base))
     trees = plant(rows, form, min(stage.max_length, model.context))
     if len(trees) < batch_size and len(rows) >= n:  # a batch of more rows than were looked at

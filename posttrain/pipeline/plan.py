@@ -17,7 +17,7 @@ from posttrain.schema.settings import Rows, form_of, input_of, inputs
 
 from .reading import NAME, draft
 from .recipe import BASE, Entry, Gate, Recipe, Round, names_in, unrolled
-from .step import Input, Step, reads
+from .step import Input, Step
 from .tree import Node
 
 MOST_STEPS = 1000
@@ -48,12 +48,12 @@ class Plan:
                 found[last].append((model, measure))
         return found
 
-    def outside(self) -> Iterator[tuple[type[Row] | None, Input]]:
-        """Everything that is read and that no step makes; rows with the shape they are read in, where it is known."""
+    def outside(self) -> Iterator[tuple[tuple[type[Row], ...], Input]]:
+        """Everything that is read and that no step makes; rows with the shapes they may have, where these are known."""
         for step in (*self.measures, *self.steps):
             for option, source in ((option, source) for option, all in step.inputs.items() for source in all):
                 if source.step is None:  # what a group of options reads may be of another shape
-                    yield reads(type(step.stage)) if source.rows and "." not in option else None, source
+                    yield step.stage.shapes() if source.rows and "." not in option else (), source
 
 
 def load(text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Plan:

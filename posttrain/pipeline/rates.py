@@ -48,7 +48,8 @@ def find_rate(
             f"--until {error.args[0]}`, then look for the rate."
         ) from error
     assert isinstance(step.stage, Training)
-    curve = range_test(step.stage, inputs["model"], inputs["data"], seed=plan.recipe.seed, watch=watch, **how)
+    model, data = inputs.pop("model"), inputs.pop("data")
+    curve = range_test(step.stage, model, data, others=inputs, seed=plan.recipe.seed, watch=watch, **how)
     return Found(step.name, curve)
 
 

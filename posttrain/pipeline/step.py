@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from posttrain.engine.method import Stage
-from posttrain.schema.rows import Row
 from posttrain.schema.settings import Rows
 
 from .recipe import Gate, Round
@@ -54,8 +53,3 @@ class Step:
     def waits_for(self) -> tuple[str, ...]:
         """The steps whose artifacts it reads."""
         return tuple(dict.fromkeys(source.step for wire in self.inputs.values() for source in wire if source.step))
-
-
-def reads(stage: type[Stage]) -> type[Row] | None:
-    """The shape of row that a stage reads, where it says so."""
-    return getattr(getattr(stage, "objective", stage), "reads", None)

@@ -158,7 +158,7 @@ class Walk:
     def warn_of_leaks(self, name: str, measure: Step, work: Work) -> None:
         model = self.made[name]
         assert isinstance(model, Model)
-        for seen, tested, method in dict.fromkeys(self.leaks.of(model, type(measure.stage), work.given)):
+        for seen, tested, method in dict.fromkeys(self.leaks.of(model, measure.stage, work.given)):
             title = (
                 f"{name} is measured with {measure.name} on {seen} of {tested} questions that {method} read to make it"
             )

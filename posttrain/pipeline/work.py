@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from posttrain.data.planting import shape_of
 from posttrain.data.read import read
 from posttrain.engine.environment import is_out_of_memory
 from posttrain.engine.job import Job
@@ -105,13 +106,14 @@ def find_outside(plan: Plan, store: Store) -> tuple[Outside, list[Problem]]:
     shape that the stage reads."""
     problems: list[Problem] = []
     found: dict[str, Artifact] = {}
-    base = [(None, base_of(plan))] if plan.recipe.model else []  # that it is missing was said before
-    for shape, source in (*base, *plan.outside()):
+    base = [((), base_of(plan))] if plan.recipe.model else []  # that it is missing was said before
+    for shapes, source in (*base, *plan.outside()):
         try:
             if source.identity not in found:
                 found[source.identity] = store.dataset(source.rows) if source.rows else store.model(source.name)
-            if shape:
-                read(found[source.identity], shape, limit=1)  # type: ignore[arg-type]
+            rows = found[source.identity]
+            if shapes and isinstance(rows, Dataset):
+                read(rows, shape_of(rows, shapes), limit=1)
         except UsageError as error:
             problems.append(source.node.problem(str(error)))
     return found, problems

@@ -35,7 +35,8 @@ def models(objective) -> Models:
     critic = (
         Scorer(tiny.reward_model(seed=5), tiny.tokenizer(), layout="packed") if "critic" in objective.needs else None
     )
-    return Models(*both, critic)
+    teacher = Policy(tiny.model(seed=7), tiny.tokenizer(), layout="packed") if "teacher" in objective.needs else None
+    return Models(*both, critic, teacher)
 
 
 def forest(objective, n: int = 8, seed: int = 3) -> tuple[Tree, ...]:
@@ -97,11 +98,12 @@ def gradient(objective, trees, micro_tokens) -> torch.Tensor:
 def objective(request):
     found = class_of(request.param)
     full = {
-        name: 0.3 for name in ("nll", "label_smoothing", "centring") if name in found.model_fields
+        name: 0.3 for name in ("nll", "label_smoothing", "centring", "labels") if name in found.model_fields
     }  # every term of the loss
     return found(**full)
 
 
+@pytest.mark.slow
 def test_weights_after_twenty_steps_agree_over_micro_batches(objective, tmp_path):
     ends = []
     for micro_tokens in (10**6, 60, 1):
@@ -116,6 +118,7 @@ def test_weights_after_twenty_steps_agree_over_micro_batches(objective, tmp_path
         assert (ends[0] - end).abs().max() < 1e-4 * moved + 2e-5
 
 
+@pytest.mark.slow
 def test_everything_that_keeps_agrees_over_micro_batches(objective, tmp_path):
     """Replay, divergence from the start, both pulls, a budget and early stopping, all at once."""
     writes_or_skip(objective)
@@ -139,6 +142,7 @@ def test_everything_that_keeps_agrees_over_micro_batches(objective, tmp_path):
         assert backed_off == ends[0][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_the_divergence_from_the_start_is_that_of_whole_logits(objective, direction):
     """And its gradient: what the objective alone has, and the divergence's by plain differentiation."""
@@ -170,6 +174,7 @@ def _at_targets(policy, tree) -> torch.Tensor:
     return logits[torch.tensor(branch.trained)]
 
 
+@pytest.mark.slow
 def test_order_of_rows_does_not_matter(objective):
     """Where answers that are in no row are made of neighbours, the first row being the last one's: where they begin."""
     trees = forest(objective)

@@ -5,9 +5,18 @@ import math
 import pytest
 import torch
 
-from posttrain.functional.divergence import Head, plain_divergence, token_divergence
+from posttrain.functional.divergence import (
+    Head,
+    jensen_shannon,
+    plain_divergence,
+    skew_forward,
+    skew_reverse,
+    token_divergence,
+)
 
 DIRECTIONS = ("forward", "reverse")
+MIXTURES = (jensen_shannon(0.5), jensen_shannon(0.2), skew_forward(0.1), skew_reverse(0.1))
+KINDS = (*DIRECTIONS, *MIXTURES)
 
 
 def test_by_hand() -> None:
@@ -29,6 +38,71 @@ def test_the_derivative_by_hand(direction) -> None:
     assert z.grad.tolist()[0] == pytest.approx([-expected, expected])
 
 
+EYE = torch.eye(2, dtype=torch.float64)
+
+
+def of_two(kind) -> tuple[float, list[float]]:
+    """A mixture's value and slope in the logits, for q = (1/2, 1/2) and p = (3/4, 1/4)."""
+    z = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
+    p = torch.tensor([[math.log(3.0), 0.0]], dtype=torch.float64)
+    found = token_divergence(Head(z, EYE), Head(p, EYE), kind)
+    found.sum().backward()
+    return found.item(), z.grad.tolist()[0]
+
+
+def test_jensen_shannon_by_hand() -> None:
+    """m = (5/8, 3/8). Its slope in q is log(q / m) / 2, so that in the logits is q_1 q_2 (g_1 - g_2), and minus that."""
+    of_p = 0.75 * math.log(6 / 5) + 0.25 * math.log(2 / 3)
+    of_q = 0.5 * math.log(4 / 5) + 0.5 * math.log(4 / 3)
+    value, slope = of_two(jensen_shannon(0.5))
+    assert value == pytest.approx((of_p + of_q) / 2)
+    expected = (math.log(4 / 5) - math.log(4 / 3)) / 2 / 4
+    assert slope == pytest.approx([expected, -expected])
+
+
+def test_skew_by_hand() -> None:
+    """s = 1/2 on either side gives the same m = (5/8, 3/8). Slopes in q: -p / 2m = (-3/5, -1/3) forward, and
+    log(q / m) - q / 2m = (log 4/5 - 2/5, log 4/3 - 2/3) in reverse."""
+    value, slope = of_two(skew_forward(0.5))
+    assert value == pytest.approx(0.75 * math.log(6 / 5) + 0.25 * math.log(2 / 3))
+    assert slope == pytest.approx([(-3 / 5 + 1 / 3) / 4, (3 / 5 - 1 / 3) / 4])
+    value, slope = of_two(skew_reverse(0.5))
+    assert value == pytest.approx(0.5 * math.log(4 / 5) + 0.5 * math.log(4 / 3))
+    expected = (math.log(4 / 5) - math.log(4 / 3) - 2 / 5 + 2 / 3) / 4
+    assert slope == pytest.approx([expected, -expected])
+
+
+@pytest.mark.parametrize(
+    ("mixture", "times", "direction"),
+    [
+        (skew_forward(1e-6), 1, "forward"),
+        (skew_reverse(1e-6), 1, "reverse"),
+        (jensen_shannon(1e-6), 1e-6, "forward"),
+        (jensen_shannon(1 - 1e-6), 1e-6, "reverse"),
+    ],
+)
+def test_where_mixtures_end(mixture, times, direction) -> None:
+    policy, reference = (x.part(slice(None)) for x in heads())
+    ours, theirs = (plain_divergence(policy, reference, kind) for kind in (mixture, direction))
+    assert torch.allclose(ours, times * theirs, rtol=1e-3)
+
+
+def test_jensen_shannon_is_symmetric_at_a_half_and_never_above_log_2() -> None:
+    policy, reference = (50 * x.part(slice(None)) for x in heads())
+    one, other = (plain_divergence(*both, jensen_shannon(0.5)) for both in ((policy, reference), (reference, policy)))
+    assert torch.allclose(one, other)
+    assert one.max() <= math.log(2) + 1e-9
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_mixtures_stay_finite_where_models_have_nothing_in_common(kind) -> None:
+    eye = torch.eye(3)
+    states = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
+    found = token_divergence(Head(states, eye), Head(torch.tensor([[0.0, 200.0, 0.0]]), eye), kind)
+    found.sum().backward()
+    assert 0 < found.item() < 10 and bool(states.grad.isfinite().all())
+
+
 def heads(dtype=torch.float64, bias: bool = True) -> tuple[Head, Head]:
     """Five tokens; the reference is wider than the policy, as nothing asks for the same width."""
     draw = torch.Generator().manual_seed(0)
@@ -46,7 +120,7 @@ def heads(dtype=torch.float64, bias: bool = True) -> tuple[Head, Head]:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("keep_bytes", [0, 1 << 20])
 @pytest.mark.parametrize("chunk", [1, 2, 100])
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("direction", KINDS)
 def test_chunks_agree_with_the_definition(direction, chunk: int, keep_bytes: int, bias: bool) -> None:
     policy, reference = heads(bias=bias)
     scale = torch.arange(1.0, 6.0, dtype=torch.float64)
@@ -60,7 +134,7 @@ def test_chunks_agree_with_the_definition(direction, chunk: int, keep_bytes: int
         assert torch.allclose(one, other, atol=1e-12)
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("direction", KINDS)
 def test_finite_differences(direction) -> None:
     policy, reference = heads()
     assert torch.autograd.gradcheck(
@@ -68,7 +142,7 @@ def test_finite_differences(direction) -> None:
     )
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("direction", KINDS)
 def test_nothing_between_equal_models_and_no_gradient(direction) -> None:
     policy, _ = heads(torch.float32)
     found = token_divergence(policy, Head(*(x.detach().clone() for x in policy)), direction)

@@ -57,6 +57,30 @@ def test_tokens_at_once_are_those_of_the_rows(place: Path):
     assert told("sft.keep={replay: {data: chat.jsonl, share: 0.5}}")["sft"].tokens == 16 * row
 
 
+def test_a_teacher_is_held_beside(place: Path):
+    """A deeper one from outside, whose weights are its own; one that a step makes is taken to be as large as the model."""
+    deep = tiny.model(num_hidden_layers=5)
+    deep.save_pretrained(place / "deep")
+    tiny.tokenizer().save_pretrained(place / "deep")
+    n = [sum(p.numel() for p in model.parameters()) for model in (tiny.model(), deep)]
+    recipe = """\
+name: three
+model: ./base
+stages:
+  - sft: {data: chat.jsonl, batch_size: 8, max_length: 64}
+  - distill: {name: outer, from: base, data: chat.jsonl, batch_size: 8, max_length: 64, teacher: ./deep}
+  - distill: {name: inner, from: base, data: chat.jsonl, batch_size: 8, max_length: 64, teacher: sft}
+  - distill: {name: own, from: base, data: chat.jsonl, batch_size: 8, max_length: 64, teacher: sft, on_policy: 0.5}
+"""
+    (place / "r.yaml").write_text(recipe, encoding="utf-8")
+    found = told()
+    assert found["sft"].memory.copies == 0
+    assert found["outer"].memory.copies == 4 * n[1]
+    assert found["inner"].memory.copies == 4 * n[0]
+    assert found["outer"].memory.logits > found["sft"].memory.logits
+    assert found["inner"].known and not found["own"].known
+
+
 def test_where_rows_are_yet_to_be_made_the_most_is_told(place: Path):
     again = told()["again"]
     assert not again.known

@@ -1,0 +1,130 @@
+"""Training under a teacher as a stage: rows as ever, a second model that is asked about them and, where wanted, answers
+that the policy draws itself in place of those of the rows."""
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from posttrain.data.planting import Planted
+from posttrain.data.read import read
+from posttrain.functional.layout import Branch, Tree
+from posttrain.models.load import load_format, load_policy
+from posttrain.models.policy import Policy
+from posttrain.models.sampler import Sampling
+from posttrain.models.vllm import Engine, make_sampler
+from posttrain.schema.artifacts import Dataset, Model
+from posttrain.schema.errors import ModelError
+from posttrain.schema.rows import Conversation, Prompt, Row, Text
+from posttrain.schema.settings import ModelRef
+
+from .job import Job
+from .laid import Begun, Laid
+from .own_answers import FromOwnAnswers
+from .rollouts import Asked, without_prompts_too_long
+from .train import Training
+
+SHOWN = 3  # tokens that an error names
+
+
+class Taught(Training):
+    """What every training under a teacher can be told."""
+
+    teacher: ModelRef
+    """The model to learn from: the name of a stage such as `sft`, or a folder. It must know the same tokens."""
+    on_policy: float = Field(0.0, ge=0, le=1)
+    """Share of the rows whose answers the policy draws itself, so that it learns where its own ways lead (GKD); at 1 rows
+    need no answers, and what they have is not read."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest answer that it draws, in tokens."""
+    engine: Engine = "own"
+    """What draws them: the engine of this package, or `vllm` on a GPU, which needs `pip install 'posttrain[vllm]'`."""
+
+    @model_validator(mode="after")
+    def _labels_are_of_rows(self) -> "Taught":
+        if self.on_policy and getattr(self, "labels", 0):
+            raise ValueError(
+                "an answer that the policy draws itself is no label to learn: leave `labels` out, or `on_policy`"
+            )
+        return self
+
+    def shapes(self) -> tuple[type[Row], ...]:
+        if self.on_policy == 1:
+            return (Prompt,)
+        return (Conversation,) if self.on_policy else (Conversation, Text)
+
+    def begin(self, model: Model, data: tuple[Dataset, ...], job: Job, **others: Any) -> tuple[Begun, Planted]:
+        begun, planted = super().begin(model, data, job, **others)
+        begun.teacher = self._teacher(others["teacher"], begun.policy, job)
+        return begun, planted
+
+    def laid_out(self, job: Job, **inputs: Any) -> Laid:
+        laid = super().laid_out(job, **inputs)
+        if not self.on_policy:
+            return laid
+        model, policy = inputs["model"], laid.begun.policy
+        form, longest = self._reading(model, policy)
+        source = FromOwnAnswers(
+            laid.trees,
+            self.batch_size,
+            job.seed,
+            make_sampler(self.engine, policy, form.stop_ids, job.scratch),
+            Sampling(max_new_tokens=self.max_new_tokens, temperature=1.0),
+            self.on_policy,
+            longest,
+            form.stop_ids,
+            form.apart,
+        )
+        return replace(laid, source=source)
+
+    def _rows(self, model: Model, policy: Policy, data: tuple[Dataset, ...], job: Job) -> Planted:
+        return (
+            self._prompts(model, policy, data, job) if self.on_policy == 1 else super()._rows(model, policy, data, job)
+        )
+
+    def _prompts(self, model: Model, policy: Policy, data: tuple[Dataset, ...], job: Job) -> Planted:
+        """What rows ask, as trees without an answer."""
+        form, longest = self._reading(model, policy)
+        found = [read(dataset, Prompt) for dataset in data]
+        for each in found:
+            job.note(each.decision)
+        rows = [row for each in found for row in each.rows]
+        asked, dropped = without_prompts_too_long([Asked(row, tuple(form.ask(row))) for row in rows], longest)
+        if dropped:
+            job.note(f"{dropped} prompts dropped, as they leave no room for an answer within {longest} tokens")
+        trees = [Tree(each.ids, (Branch((), ()),)) for each in asked]
+        return Planted(trees, len(rows), 0, dropped, 0, 0, tuple(each.decision for each in found))
+
+    def _teacher(self, model: Model, policy: Policy, job: Job) -> Policy:
+        """The teacher, frozen. Raises ModelError where it cannot read what the policy writes."""
+        teacher = load_policy(model, dtype=self.dtype, micro_tokens=self.micro_tokens)
+        require_same_tokens(teacher, policy, model)
+        if teacher.context < min(self.max_length, policy.context):
+            raise ModelError(
+                f"The teacher {model.path} reads {teacher.context} tokens at once, and rows may have "
+                f"{min(self.max_length, policy.context)}. Set `max_length: {teacher.context}`."
+            )
+        if load_format(model, teacher.tokenizer).tokenizer.chat_template != policy.tokenizer.chat_template:
+            job.note("the teacher has another chat template; it is asked in that of the model that learns")
+        teacher.model.requires_grad_(False)
+        job.note(f"a teacher of {sum(p.numel() for p in teacher.model.parameters()):,} weights")
+        return teacher
+
+
+def require_same_tokens(teacher: Policy, policy: Policy, model: Model) -> None:
+    """Raises ModelError where the two know other tokens by the same numbers, or read questions in another way. How many
+    rows their heads have beside is nothing: these are padded as each size of a model likes it."""
+    if teacher.encodes != policy.encodes:
+        raise ModelError(
+            f"The teacher {model.path} and the model that learns are not both encoder-decoders, so that one cannot read "
+            "what the other writes. Take a teacher of the same kind, or learn its answers: `sample` and then `sft`."
+        )
+    theirs, ours = teacher.tokenizer.get_vocab(), policy.tokenizer.get_vocab()
+    apart = sorted(token for token in theirs.keys() | ours.keys() if theirs.get(token) != ours.get(token))
+    if apart:
+        shown = ", ".join(repr(token) for token in apart[:SHOWN])
+        raise ModelError(
+            f"The teacher {model.path} has other tokens than the model that learns, or other numbers for them: {len(apart)}, "
+            f"such as {shown}. Take a teacher of the same family; give both the same `chat_template`, where that is what "
+            "brought the tokens; or learn the teacher's answers as text: `sample` and then `sft`."
+        )

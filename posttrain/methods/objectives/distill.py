@@ -1,0 +1,84 @@
+"""Distillation: learn what a teacher expects at every token, rather than the one token that came (Hinton et al. 2015,
+arXiv 1503.02531).
+
+    L = (1 - l) 1/N  sum over all N answer tokens of  D(p_t, q_t)   -   l/N  sum of  log pi(y_t | x, y_<t)
+
+p_t and q_t are what teacher and policy expect at token t, softmax(z / T) over the whole vocabulary; l is `labels`. The
+divergence D (posttrain.functional.divergence) is
+
+    forward        KL(p || q)                   covers all that the teacher might say
+    reverse        KL(q || p)                   keeps to what the teacher would surely say, as MiniLLM (Gu et al. 2023,
+                                                arXiv 2306.08543), though here of each token by itself, with no reward ahead
+    jsd            b KL(p || m) + (1-b) KL(q || m), m = b p + (1-b) q     between them (GKD, Agarwal et al. 2023, 2306.13649)
+    skew_forward   KL(p || s p + (1-s) q)       forward with a slope that has a bound (DistiLLM, Ko et al. 2024, 2402.03898)
+    skew_reverse   KL(q || (1-s) p + s q)       the same of reverse
+
+L is not multiplied by T^2, which Hinton et al. do so that a mix with labels weighs the same at any temperature: gradients
+shrink about as 1/T^2, so a higher `temperature` wants a higher learning rate, or fewer `labels`.
+
+`on_policy` of the stage is GKD's lambda: that share of the rows is answered by the policy itself. No gradient goes
+through what is drawn, which makes the gradient that of GKD and not of an expectation over answers.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from posttrain.data.batch import Batch, Counts
+from posttrain.engine.method import Objective
+from posttrain.functional.divergence import Kind, jensen_shannon, skew_forward, skew_reverse
+from posttrain.models.policy import Models
+from posttrain.schema.rows import Conversation, Row
+
+
+class Distill(Objective):
+    """Learn what a teacher expects at every token of answers: those of the rows, or the policy's own."""
+
+    divergence: Literal["forward", "reverse", "jsd", "skew_forward", "skew_reverse"] = "forward"
+    """What is made small: how much of the teacher is missed, how much the teacher would not say, or a mean of both."""
+    beta: float = Field(0.5, gt=0, lt=1)
+    """Where `jsd` stands between forward, near 0, and reverse, near 1."""
+    skew: float = Field(0.1, gt=0, lt=1)
+    """How much of the other model `skew_forward` and `skew_reverse` mix into the one that they measure from."""
+    temperature: float = Field(1.0, gt=0)
+    """What both models' logits are divided by; higher shows more of what the teacher finds unlikely."""
+    labels: float = Field(0.0, ge=0, lt=1)
+    """Weight of the cross-entropy of the rows' own answers, taken from that of the divergence."""
+
+    reads: ClassVar[type[Row]] = Conversation
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
+
+    @model_validator(mode="after")
+    def _numbers_have_their_divergence(self) -> "Distill":
+        if self.beta != 0.5 and self.divergence != "jsd":
+            raise ValueError("`beta` is for `divergence: jsd`: take that, or leave `beta` out")
+        if self.skew != 0.1 and not self.divergence.startswith("skew"):
+            raise ValueError(
+                "`skew` is for `divergence: skew_forward` or `skew_reverse`: take one, or leave `skew` out"
+            )
+        return self
+
+    @property
+    def kind(self) -> Kind:
+        """The divergence with its number."""
+        match self.divergence:
+            case "jsd":
+                return jensen_shannon(self.beta)
+            case "skew_forward":
+                return skew_forward(self.skew)
+            case "skew_reverse":
+                return skew_reverse(self.skew)
+        return self.divergence
+
+    def loss(self, models: Models, micro: Batch, total: Counts) -> tuple[Tensor, dict[str, Tensor]]:
+        assert models.teacher is not None
+        ours = models.policy.expects(micro.trees)
+        with torch.no_grad():
+            theirs = models.teacher.expects(micro.trees)
+        with models.policy.precision():
+            apart = ours.divergence(theirs, self.kind, self.temperature).sum() / total.tokens
+            surprise = -ours.logps().sum() / total.tokens if self.labels else torch.zeros_like(apart)
+        metrics = {"divergence": apart, **({"cross_entropy": surprise} if self.labels else {})}
+        return (1 - self.labels) * apart + self.labels * surprise, metrics
