@@ -2,6 +2,7 @@
 # make test    the whole test suite
 # make effects what training brings, over three seeds: `make test` shows it on one
 # make check   format, lint, types, fast tests: under two minutes
+# make test-gguf  the files for llama.cpp with llama.cpp itself, which is compiled first: half an hour
 # make bench   speed and memory against TRL and transformers
 #
 # A machine without a GPU that installs from PyPI saves 2 GB of CUDA libraries with
@@ -24,7 +25,7 @@ RUN := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 # Each worker gets one thread, so that two of them share two cores fairly.
 PYTEST := $(RUN) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test effects check bench clean
+.PHONY: help demo test test-gguf effects check bench clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -34,6 +35,9 @@ demo: .venv/installed
 
 test: .venv/installed-test
 	$(PYTEST)
+
+test-gguf: .venv/installed-test .venv/installed-llama
+	$(PYTEST) -m gguf
 
 # The tests of a file share their runs, so one worker takes the whole file.
 effects: .venv/installed-test

@@ -79,6 +79,8 @@ def _form(store: "Store", folder: Path) -> tuple[str, Model | None]:
         return "adapter", _base_of(store, folder)
     if (folder / "config.json").is_file():
         if not any(path for pattern in WEIGHTS for path in folder.glob(pattern)):
+            if any(folder.glob("*.gguf")):
+                return "gguf", None
             raise ModelError(f"{folder} has a config.json but no weights. Put model.safetensors beside it.")
         config = _json(folder / "config.json")
         if any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ()):

@@ -21,6 +21,8 @@ from posttrain.schema.errors import ModelError
 from . import attention, seq2seq
 from .adapters import NAME, is_adapted, reload, save_adapter
 from .four_bits import configuration, keep_gradients, note_base, noted, take_rounded
+from .gguf_file import gguf_weights, holds_gguf
+from .packed import is_packed, packed_weights
 from .policy import Policy
 from .precision import choose_threads, device, use_fast_matmul
 from .scorer import Scorer
@@ -71,9 +73,12 @@ def load_context(model: Model) -> int:
     return seq2seq.longest(_config(Path(model.base or model.path)))
 
 
-def load_weights(model: Model, *, four_bits: bool = False, scores: bool = False) -> "Weights":
+def load_weights(
+    model: Model, *, four_bits: bool = False, scores: bool = False, at: torch.device | None = None
+) -> "Weights":
     """The model of a folder in fp32, with its adapter on its base if it is one; the base in four bits if the adapter
-    was trained so, or on request. `scores` gives it a head of one number in place of its own. Raises ModelError."""
+    was trained so, or on request. `scores` gives it a head of one number in place of its own. It is where models are
+    computed with, or `at` another place. Raises ModelError."""
     use_fast_matmul()
     path = Path(model.base or model.path)
     quantised = configuration(lambda: _skeleton(path, scores)) if four_bits else noted(Path(model.path))
@@ -82,7 +87,7 @@ def load_weights(model: Model, *, four_bits: bool = False, scores: bool = False)
     )
     keep_gradients(weights)
     choose_threads(weights.num_parameters())
-    weights = weights.to(device())
+    weights = weights.to(at or device())
     return carry(weights, model) if model.base else weights
 
 
@@ -132,9 +137,10 @@ def _load_dense(path: Path, scores: bool = False, **options: Any) -> "PreTrained
         if encodes or type(config) not in _transformers().MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             raise _cannot_score(path)
         options["num_labels"] = 1
+    read = rebuild if is_packed(config) or holds_gguf(path) else _auto(encodes, scores).from_pretrained
     for implementation in ("sdpa" if encodes else attention.NAME, "eager"):
         try:
-            weights = _auto(encodes, scores).from_pretrained(
+            weights = read(
                 path, dtype=torch.float32, attn_implementation=implementation, trust_remote_code=False, **options
             )
             if implementation == attention.NAME and _wants_eager(weights):
@@ -147,6 +153,27 @@ def _load_dense(path: Path, scores: bool = False, **options: Any) -> "PreTrained
         f"{path} cannot be loaded as {kind}: {_first_line(failure)}. "
         "Give a folder with config.json and model.safetensors of one."
     ) from failure
+
+
+def rebuild(path: Path, **options: Any) -> "PreTrainedModel":
+    """A causal model whose weights are stored in few bits, as the numbers that these stand for. Raises ModelError where a
+    weight is missing."""
+    config = _config(path)
+    state = packed_weights(path, config) if is_packed(config) else gguf_weights(path, config)
+    if is_packed(config):
+        del config.quantization_config
+    options.pop("trust_remote_code")
+    kind = _transformers().MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    weights, said = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **options)
+    if said["missing_keys"] or said["unexpected_keys"]:
+        names = sorted({*said["missing_keys"], *said["unexpected_keys"]})
+        raise ModelError(
+            f"{path} lacks weights, or has some that are not the model's ({names[0]}). Copy the model again."
+        )
+    if (path / "generation_config.json").is_file():
+        weights.generation_config = _transformers().GenerationConfig.from_pretrained(path)
+    model: PreTrainedModel = weights
+    return model
 
 
 def _cannot_score(path: Path) -> ModelError:
@@ -198,8 +225,16 @@ def _wants_eager(weights: "PreTrainedModel") -> bool:
     return getattr(weights.config, "attn_logit_softcapping", None) is not None
 
 
-def save_weights(weights: "Weights", tokenizer: "PreTrainedTokenizerBase", folder: Path, *, source: Model) -> None:
-    """Writes weights (of an adapter: it alone), tokenizer, template and prompt program, in the ecosystem's formats."""
+def save_weights(
+    weights: "Weights",
+    tokenizer: "PreTrainedTokenizerBase",
+    folder: Path,
+    *,
+    source: Model,
+    state: "dict[str, torch.Tensor] | None" = None,
+) -> None:
+    """Writes weights (of an adapter: it alone), tokenizer, template and prompt program, in the ecosystem's formats. A
+    `state` is written in place of the weights' own, as of matrices that are packed."""
     if is_adapted(weights):
         # the base by its folder's name: a whole path would give the same adapter another digest on another machine;
         # without its embeddings: PEFT would ask the hub whether they changed
@@ -214,7 +249,7 @@ def save_weights(weights: "Weights", tokenizer: "PreTrainedTokenizerBase", folde
     else:
         stops = ChatFormat(tokenizer).stop_ids  # so that any other program stops where this one does
         weights.generation_config.eos_token_id = sorted(stops) or None
-        weights.save_pretrained(str(folder))
+        weights.save_pretrained(str(folder), state_dict=state)
     tokenizer.save_pretrained(folder)
     if program := PromptProgram.load(source.path):
         program.save(folder)

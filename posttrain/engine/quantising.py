@@ -1,0 +1,153 @@
+"""Quantisation as a stage: which matrices become integers, of how many bits, and what is written of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from statistics import fmean
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from posttrain.functional.rounding import Integers, Rounded
+from posttrain.models.activations import layers
+from posttrain.models.load import load_tokenizer, load_weights, save_weights
+from posttrain.models.packed import METHOD, configuration, packed_state
+from posttrain.schema.artifacts import Model
+from posttrain.schema.errors import ModelError, UsageError
+from posttrain.schema.settings import Settings
+
+from .job import Job
+from .layerwise import Parts, Told
+from .method import Made, Transform
+
+REPORT = "compression.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+Bits = Literal[2, 3, 4, 8]
+
+
+class Override(Settings):
+    """How some matrices are treated apart from the others; what is not said is as for all."""
+
+    bits: Bits | None = None
+    """Bits of each of their weights."""
+    group: int | None = Field(None, ge=1)
+    """Columns that share a scale."""
+    keep: bool = False
+    """Leave them as they are."""
+
+
+class Quantising(Transform):
+    """What every method can be told that rounds matrices to integers."""
+
+    accepts: ClassVar[frozenset[str]] = frozenset({"dense"})
+
+    bits: Bits = 4
+    """Bits of each weight; fewer are smaller and further from the model."""
+    group: int | None = Field(128, ge=1)
+    """Columns of a matrix that share a scale, which must divide all of them; `null` gives a whole row one scale. Smaller
+    groups are closer to the model and cost 16 bits each."""
+    symmetric: bool = True
+    """Round to numbers around zero. Other programs load these everywhere; asymmetric ones are closer and load in fewer."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """How scales, and all that is not rounded, such as embeddings, are stored."""
+    overrides: dict[str, Override] = Field(default_factory=dict)
+    """Matrices that are treated otherwise, by patterns of their names, as `{"*.down_proj": {bits: 8}}`; the first that fits
+    counts."""
+
+    def makes_form(self, form: str) -> str:
+        return METHOD
+
+    def grids(self, weights: nn.Module) -> dict[str, Integers]:
+        """What the weights of each matrix in the layers may become. Raises UsageError for groups that do not divide one and
+        for a pattern that fits none, and ModelError where there is no matrix."""
+        matrices = matrices_in(weights)
+        unused = [pattern for pattern in self.overrides if not any(fnmatchcase(name, pattern) for name in matrices)]
+        if unused:
+            raise UsageError(f"`overrides: {unused[0]}` fits no matrix. They are called {_some(list(matrices))}.")
+        found = {name: grid for name in matrices if (grid := self._grid(name)) is not None}
+        uneven = {n: m.in_features for n, m in matrices.items() if n in found and m.in_features % (found[n].group or 1)}
+        if uneven:
+            raise _uneven(uneven, found)
+        return found
+
+    def _grid(self, name: str) -> Integers | None:
+        apart = next((how for pattern, how in self.overrides.items() if fnmatchcase(name, pattern)), Override())
+        if apart.keep:
+            return None
+        return Integers(apart.bits or self.bits, apart.group or self.group, self.symmetric, DTYPES[self.dtype])
+
+    def write(
+        self, job: Job, model: Model, weights: Any, grids: Mapping[str, Integers], parts: Parts, told: Sequence[Told]
+    ) -> Made:
+        """The artifact: matrices as integers, all else as it is, and what became of each matrix."""
+        packed = {name: (Rounded(*parts[name]), grid) for name, grid in grids.items()}
+        left = [name for name, m in weights.named_modules() if isinstance(m, nn.Linear) and name not in packed]
+        weights.config.quantization_config = configuration(packed, left)
+        state = packed_state(weights.to(DTYPES[self.dtype]).state_dict(), packed)
+        save_weights(weights, load_tokenizer(model), job.folder, source=model, state=state)
+        rows = [asdict(each) for each in told]
+        (job.folder / REPORT).write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        return Made(_facts(state, packed, left, told), METHOD)
+
+
+def decoder(model: Model, done: str) -> Any:
+    """The weights of a model in the machine's memory, for something to be `done` to them. Raises ModelError where there is
+    an encoder."""
+    weights: Any = load_weights(model, at=torch.device("cpu"))
+    if weights.config.is_encoder_decoder:
+        raise ModelError(f"{model.path} has an encoder and a decoder, and only decoders are {done}. Name a decoder.")
+    return weights
+
+
+def matrices_in(weights: nn.Module) -> dict[str, nn.Linear]:
+    """The matrices of a model's layers by name. Raises ModelError where there is none."""
+    found = {
+        f"{layer}.{name}": module
+        for layer, block in layers(weights)
+        for name, module in block.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    if not found:
+        raise ModelError(
+            f"The layers of {type(weights).__name__} hold no matrix that can be rounded: GPT-2 and its like keep theirs "
+            "transposed. Write `gguf: {types: [q8_0]}`, or name a Llama, Mistral, Qwen, Gemma or Phi."
+        )
+    return found
+
+
+def _uneven(uneven: Mapping[str, int], grids: Mapping[str, Integers]) -> UsageError:
+    name, columns = next(iter(uneven.items()))
+    group = grids[name].group or columns
+    fitting = [n for n in range(1, columns + 1) if columns % n == 0]
+    below, above = max(n for n in fitting if n < group), min((n for n in fitting if n > group), default=columns)
+    return UsageError(
+        f"Groups of {group} do not divide the {columns} columns of {name}"
+        + (f" and of {len(uneven) - 1} more matrices" if len(uneven) > 1 else "")
+        + f". The nearest that do are {below} and {above}; `group: null` gives each row one scale, and `overrides` names what "
+        "is treated otherwise."
+    )
+
+
+def _facts(
+    state: Mapping[str, Tensor], packed: Mapping[str, Any], left: Sequence[str], told: Sequence[Told]
+) -> dict[str, Any]:
+    n_weights = sum(rounded.ints.numel() for rounded, _ in packed.values())
+    n_bytes = sum(x.nbytes for name, x in state.items() if name.rpartition(".weight_")[0] in packed)
+    facts = {
+        "matrices": len(packed),
+        "rounded": list(packed),
+        "left": list(left),
+        "bits_per_weight": 8 * n_bytes / n_weights,
+    }
+    solved = [each for each in told if not each.fallback]
+    if solved:
+        facts |= {"error": fmean(t.error for t in solved), "error_nearest": fmean(t.nearest for t in solved)}
+    return facts | {"fallback": {each.name: each.fallback for each in told if each.fallback}}
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

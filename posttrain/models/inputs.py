@@ -1,0 +1,102 @@
+"""What reaches the matrices of a block, summed over all tokens of a calibration.
+
+    G = sum over tokens of x x^T               its diagonal: how large each input is
+    E = sum over tokens of (x_0 - x) x^T       x_0: what the matrix read in the model that nothing was done to
+
+Matrices that read one and the same tensor, as query, key and value do, share what is known of it. Shapes: C inputs of a matrix.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import Block, Caught, removed
+
+Groups = Sequence[Sequence[str]]
+"""Names of matrices in the order in which they are used; those that read the same together."""
+
+
+@torch.no_grad()
+def groups(block: Block, some: Tensor) -> list[list[str]]:
+    """The matrices of a block by what they read of some texts, (n, T, D); those that nothing reached are alone, and last."""
+    seen: list[tuple[Tensor, list[str]]] = []
+
+    def hear(name: str) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+            same = next((names for x, names in seen if x is args[0]), None)
+            if same is None:
+                seen.append((args[0], [name]))  # held, so that no other tensor takes its place meanwhile
+            elif name not in same:
+                same.append(name)
+
+        return hook
+
+    linears = block.linears()
+    with removed([linear.register_forward_pre_hook(hear(name)) for name, linear in linears.items()]):
+        block(some)
+    found = [names for _, names in seen]
+    return found + [[name] for name in linears if not any(name in names for names in found)]
+
+
+class Inputs:
+    """The inputs of groups of matrices of a block; where there is the block of a model that nothing was done to `beside` it,
+    how they differ from its."""
+
+    def __init__(self, block: Block, of: Groups, beside: Block | None = None):
+        self.leader = {name: names[0] for names in of for name in names}
+        self.gram: dict[str, Tensor] = {}
+        self.drift: dict[str, Tensor] = {}
+        self.tokens: dict[str, int] = {}
+        self._block, self._beside = block, beside
+        self._waits: set[str] = set()
+        self._there: dict[str, Tensor] = {}
+
+    def of(self, name: str) -> tuple[Tensor | None, Tensor | None, int]:
+        """(G, E, tokens) of what a matrix reads, (C, C) each; None for what is not known."""
+        leader = self.leader[name]
+        return self.gram.get(leader), self.drift.get(leader), self.tokens.get(leader, 0)
+
+    @torch.no_grad()
+    def hear(self, some: Tensor, there: Tensor | None = None) -> None:
+        """Counts what reaches the matrices when some hidden states, (n, T, D), pass through the block, and others through the
+        one beside it; no further than the last of the matrices."""
+        if self._beside is not None and there is not None:
+            self._pass(self._beside, there, self._keep)
+        self._pass(self._block, some, self._add)
+        self._there.clear()
+
+    def _pass(self, block: Block, hidden: Tensor, take: Callable[[str, Tensor], None]) -> None:
+        linears = block.linears()
+        leaders = dict.fromkeys(self.leader.values())
+        self._waits = set(leaders)
+
+        def hook(name: str) -> Callable[..., None]:
+            def taken(_: nn.Module, args: tuple[Any, ...]) -> None:
+                take(name, args[0].reshape(-1, args[0].shape[-1]).float())
+                self._waits.discard(name)
+                if not self._waits:
+                    raise Caught
+
+            return taken
+
+        hooks = [linears[name].register_forward_pre_hook(hook(name)) for name in leaders]
+        with removed(hooks), suppress(Caught):
+            block(hidden)
+
+    def _keep(self, name: str, x: Tensor) -> None:
+        self._there[name] = x
+
+    def _add(self, name: str, x: Tensor) -> None:
+        self._sum(self.gram, name, x, x)
+        self.tokens[name] = self.tokens.get(name, 0) + len(x)
+        there = self._there.get(name)
+        if there is not None and there.shape == x.shape:  # routed tokens may be others
+            self._sum(self.drift, name, there - x, x)
+
+    def _sum(self, sums: dict[str, Tensor], name: str, left: Tensor, right: Tensor) -> None:
+        if name not in sums:
+            sums[name] = left.new_zeros(left.shape[1], left.shape[1])
+        sums[name].addmm_(left.t(), right)

@@ -1,0 +1,132 @@
+"""Models whose matrices are integers of few bits, in the format of compressed-tensors that vLLM, SGLang and transformers read.
+
+    NAME.weight_packed      (R, ceil(C bits / 32)) int32     the integers as a stream of bits
+    NAME.weight_scale       (R, K)                           w = scale (q - zero)
+    NAME.weight_zero_point  (ceil(R bits / 32), K) int32     the zeros as a stream, where they are not 0
+    NAME.weight_shape       (2,)                             R and C
+
+`quantization_config` in config.json says which matrices are so and in how many bits. They are read back here without the
+package of that name: the integers become floating-point numbers again, which are what every program computes with.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from posttrain.functional.packing import pack, unpack
+from posttrain.functional.rounding import Integers, Rounded
+from posttrain.schema.errors import ModelError
+
+METHOD, FORMAT = "compressed-tensors", "pack-quantized"
+PACKED, SCALE, ZERO, SHAPE = ".weight_packed", ".weight_scale", ".weight_zero_point", ".weight_shape"
+
+Packed = Mapping[str, tuple[Rounded, Integers]]
+"""Matrices by their names in the model, and what their integers are."""
+
+
+def packed_state(state: Mapping[str, Tensor], packed: Packed) -> dict[str, Tensor]:
+    """The tensors of a model as they are stored, `packed` ones as integers."""
+    stored = {name: x for name, x in state.items() if name.removesuffix(".weight") not in packed}
+    for name, (rounded, grid) in packed.items():
+        stored |= {name + key: x.contiguous() for key, x in _packed(rounded, grid)}
+    return stored
+
+
+def _packed(rounded: Rounded, grid: Integers) -> Iterator[tuple[str, Tensor]]:
+    yield PACKED, pack(rounded.ints, grid.bits)
+    yield SCALE, rounded.scale.to(grid.dtype)
+    yield SHAPE, torch.tensor(rounded.ints.shape)
+    if not grid.symmetric:
+        zero = (-rounded.offset / rounded.scale).round().to(torch.int8)
+        yield ZERO, pack(zero.t().contiguous(), grid.bits).t()
+
+
+def configuration(packed: Packed, left: list[str]) -> dict[str, Any]:
+    """`quantization_config` of a model in which `packed` matrices are integers and those of the names `left` are not."""
+    kinds: dict[Integers, list[str]] = {}
+    for name, (_, grid) in packed.items():
+        kinds.setdefault(grid, []).append(name)
+    most = max(kinds, key=lambda grid: len(kinds[grid]))
+    groups = {
+        f"group_{n}": {
+            "targets": ["Linear"] if grid == most else names,
+            "weights": _scheme(grid),
+            "input_activations": None,
+            "output_activations": None,
+            "format": FORMAT,
+        }
+        for n, (grid, names) in enumerate(kinds.items())
+    }
+    return {
+        "quant_method": METHOD,
+        "format": FORMAT,
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": left,
+        "kv_cache_scheme": None,
+    }
+
+
+def _scheme(grid: Integers) -> dict[str, Any]:
+    return {
+        "num_bits": grid.bits,
+        "type": "int",
+        "symmetric": grid.symmetric,
+        "strategy": "group" if grid.group else "channel",
+        "group_size": grid.group,
+        "dynamic": False,
+        "observer": "minmax",
+    }
+
+
+def is_packed(config: Any) -> bool:
+    """Whether a model's configuration says that its matrices are integers in this format."""
+    said = getattr(config, "quantization_config", None) or {}
+    return said.get("quant_method") == METHOD and said.get("format") == FORMAT
+
+
+def packed_weights(folder: Path, config: Any) -> dict[str, Tensor]:
+    """All tensors of a folder by name, fp32, integers as the numbers that they stand for. Raises ModelError where some are
+    missing or do not fit together."""
+    bits = _bits_by_target(config.quantization_config)
+    stored = dict(_tensors(folder))
+    names = {name.removesuffix(PACKED) for name in stored if name.endswith(PACKED)}
+    if not names:
+        raise ModelError(f"{folder} says that it holds packed integers, and holds none. Copy the model again.")
+    found = {name: x.float() for name, x in stored.items() if name.rpartition(".weight_")[0] not in names}
+    for name in sorted(names):
+        try:
+            found[name + ".weight"] = _unpacked(name, stored, bits.get(name, bits.get("Linear", 0)))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"{folder}: the integers of {name} cannot be read ({error}). Copy the model again."
+            ) from error
+    return found
+
+
+def _bits_by_target(said: Mapping[str, Any]) -> dict[str, int]:
+    groups = said["config_groups"].values()
+    return {target: int(group["weights"]["num_bits"]) for group in groups for target in group["targets"]}
+
+
+def _unpacked(name: str, stored: Mapping[str, Tensor], bits: int) -> Tensor:
+    rows, columns = stored[name + SHAPE].tolist()
+    scale = stored[name + SCALE].float()
+    ints = unpack(stored[name + PACKED], bits, columns)
+    offset = torch.zeros_like(scale)
+    if name + ZERO in stored:
+        offset = -scale * unpack(stored[name + ZERO].t(), bits, rows).t()
+    return Rounded(ints, scale, offset).dense()
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise ModelError(f"{folder} has no safetensors files. Copy the model again.")
+    for path in paths:
+        with safe_open(path, "pt") as file:
+            yield from ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118, it is no dictionary
