@@ -11,7 +11,6 @@ from posttrain.recipes import shipped
 from posttrain.schema.find import methods
 
 FEW = 6
-QUICK = ("quickstart", "dpo-lora", "reward", "grpo")  # what the others are made of; those run with the whole suite
 LEARNT = ("constitutional",)  # rows are made by what was learnt, and little makes none: tests/behaviour runs it whole
 
 
@@ -41,10 +40,7 @@ def _entry(entry: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in shipped() if name not in LEARNT],
-)
+@pytest.mark.parametrize("name", [name for name in shipped() if name not in LEARNT])
 def test_it_runs_and_is_kept(name: str, tmp_path: Path) -> None:
     tree, problems = read(shipped()[name].read_text(encoding="utf-8"), name)
     assert not problems

@@ -17,7 +17,7 @@ from posttrain.data.program import FILE as PROGRAM
 from posttrain.data.program import Example, PromptProgram
 from posttrain.data.read import read
 from posttrain.engine.job import Job
-from posttrain.engine.method import Made, Transform
+from posttrain.engine.method import ANSWERING, Made, Transform
 from posttrain.schema.artifacts import MANIFEST, Dataset, Model
 from posttrain.schema.errors import DataError
 from posttrain.schema.rows import Prompt, Row
@@ -28,6 +28,7 @@ class FewShot(Transform):
     """Put solved examples before every question."""
 
     reads: ClassVar[type[Row]] = Prompt
+    accepts: ClassVar[frozenset[str]] = ANSWERING
 
     data: DatasetRef
     """Rows with answers, from which the examples are drawn."""

@@ -1,0 +1,112 @@
+"""Compression of a real small model (stories260K) keeps what the papers claim: on stories that calibration did not see."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import posttrain as pt
+from tests.behaviour.seeds import SEEDS
+
+SHARED = Path(__file__).parents[3] / "shared"
+MODEL, STORIES = SHARED / "models" / "stories260K", SHARED / "data" / "tinystories-sample" / "tinystories.txt"
+BEGINS = re.compile(r"Once upon a time|One day|Once there was|There was once|Once,")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (MODEL.is_dir() and STORIES.is_file()), reason="the shared models are not here"),
+]
+
+LOOKS = {"sequences": 64, "length": 256}
+ROWS = {"group": None}  # one scale for each row: 172 columns have no larger groups
+STAGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "rtn4": ("rtn", {"bits": 4, **ROWS}),
+    "rtn3": ("rtn", {"bits": 3, **ROWS}),
+    "gptq4": ("gptq", {"bits": 4, **ROWS, **LOOKS}),
+    "gptq3": ("gptq", {"bits": 3, **ROWS, **LOOKS}),
+    "plain3": ("gptq", {"bits": 3, "correct": 0, "search": False, **ROWS, **LOOKS}),
+    "awq4": ("awq", {"bits": 4, **ROWS, **LOOKS}),
+    "awq3": ("awq", {"bits": 3, **ROWS, **LOOKS}),
+    "both3": ("awq", {"bits": 3, "solver": "gptq", **ROWS, **LOOKS}),
+    "magnitude": ("prune", {"by": "magnitude", **LOOKS}),
+    "wanda": ("prune", {"by": "wanda", **LOOKS}),
+    "sparsegpt": ("prune", {"by": "sparsegpt", **LOOKS}),
+}
+
+
+def stories() -> list[str]:
+    """The file parts paragraphs, and no stories: one begins where its first words say so."""
+    found: list[list[str]] = []
+    for paragraph in filter(None, (each.strip() for each in STORIES.read_text(encoding="utf-8").split("\n\n"))):
+        if BEGINS.match(paragraph) or not found:
+            found.append([])
+        found[-1].append(paragraph)
+    return ["\n".join(story) for story in found]
+
+
+@pytest.fixture(scope="module", params=SEEDS)
+def measured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+    """Perplexity and KL of the model and of every one that was made of it."""
+    folder, told = tmp_path_factory.mktemp("stories"), stories()
+    half = len(told) // 2
+    paths = {}
+    for part, some in (("looked-at", told[:half]), ("test", told[half:])):
+        paths[part] = str(folder / f"{part}.jsonl")
+        Path(paths[part]).write_text("".join(json.dumps({"text": story}) + "\n" for story in some), encoding="utf-8")
+    data = {"data": paths["looked-at"]}
+    recipe = {
+        "name": "compression",
+        "model": str(MODEL),
+        "seed": request.param,
+        "measure": [
+            {"perplexity": {"data": paths["test"]}},
+            {"fidelity": {"data": paths["test"], "against": "base"}},
+        ],
+        "stages": [
+            {method: {"name": name, "from": "base", **options, **({} if method == "rtn" else data)}}
+            for name, (method, options) in STAGES.items()
+        ],
+    }
+    models = pt.run(recipe, out=folder / "runs").record.models
+    return {
+        model.name: {
+            "perplexity": model.findings["perplexity"].metrics["perplexity"].value,
+            "kl": model.findings["fidelity"].metrics["kl"].value,
+        }
+        for model in models
+    }
+
+
+def test_gptq_closes_the_gap_of_rounding(measured):
+    dense = measured["base"]["perplexity"]
+    rounded, solved = (measured[name]["perplexity"] - dense for name in ("rtn4", "gptq4"))
+    assert solved < 0.4 * rounded
+    assert measured["gptq4"]["kl"] < 0.5 * measured["rtn4"]["kl"]
+
+
+def test_three_bits_still_tell_stories(measured):
+    assert measured["rtn3"]["perplexity"] > 18
+    assert measured["gptq3"]["perplexity"] < 10
+    assert measured["gptq3"]["kl"] < 0.4 * measured["rtn3"]["kl"]
+
+
+def test_looking_back_and_narrower_scales_are_worth_it(measured):
+    assert measured["gptq3"]["kl"] < 0.6 * measured["plain3"]["kl"]
+
+
+@pytest.mark.parametrize("bits", [4, 3])
+def test_awq_beats_rounding_to_nearest(measured, bits):
+    for metric in ("perplexity", "kl"):
+        assert measured[f"awq{bits}"][metric] < measured[f"rtn{bits}"][metric]
+
+
+def test_scales_and_gptq_go_together(measured):
+    assert measured["both3"]["kl"] < 0.6 * measured["awq3"]["kl"]
+
+
+@pytest.mark.parametrize("by", ["wanda", "sparsegpt"])
+def test_half_of_the_weights_go_at_less_than_half_the_loss_of_magnitude(measured, by):
+    assert measured[by]["perplexity"] < 0.5 * measured["magnitude"]["perplexity"]
+    assert measured[by]["kl"] < 0.75 * measured["magnitude"]["kl"]
