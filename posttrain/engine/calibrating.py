@@ -39,8 +39,9 @@ class Calibrated(Settings):
         return SHAPES
 
 
-def calibration(told: Calibrated, model: Model, data: tuple[Dataset, ...], job: Job) -> Tensor:
-    """(N, T): the token ids of the texts, as a model reads them. Raises DataError when the rows do not fill them."""
+def calibration(told: Calibrated, model: Model, data: tuple[Dataset, ...], job: Job, more: int = 0) -> Tensor:
+    """(N, T): the token ids of the texts, as a model reads them, with some `more` of other rows behind them. Raises DataError
+    when the rows do not fill them."""
     form, context = load_format(model, load_tokenizer(model)), load_context(model)
     length = min(told.length, context)
     shelves = [
@@ -51,13 +52,15 @@ def calibration(told: Calibrated, model: Model, data: tuple[Dataset, ...], job: 
     for line in planted.decisions:
         job.note(line)
     ids: list[int] = []
+    wanted = told.sequences + more
     for row in order_of(len(planted.trees), job.seed, 0).tolist():
         tree = planted.trees[row]
         ids += chain(tree.prompt, *(branch.tokens for branch in tree.branches))
-        if len(ids) >= told.sequences * length:
-            return torch.tensor(ids[: told.sequences * length]).view(told.sequences, length)
+        if len(ids) >= wanted * length:
+            return torch.tensor(ids[: wanted * length]).view(wanted, length)
+    fits = max(1, len(ids) // length - more)
+    shorter = f" and `length: {len(ids) // (1 + more)}`" if len(ids) < (1 + more) * length else ""
     raise DataError(
-        f"The rows hold {len(ids)} tokens, and {told.sequences} texts of {length} need {told.sequences * length}. Give more "
-        f"rows, or write `sequences: {max(1, len(ids) // length)}`"
-        + (f" and `length: {len(ids)}`." if len(ids) < length else ".")
+        f"The rows hold {len(ids)} tokens, and {wanted} texts of {length} need {wanted * length}. Give more rows, or write "
+        f"`sequences: {fits}`{shorter}."
     )

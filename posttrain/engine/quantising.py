@@ -40,13 +40,11 @@ class Override(Settings):
     """Leave them as they are."""
 
 
-class Quantising(Transform):
-    """What every method can be told that rounds matrices to integers."""
+class Packing(Transform):
+    """What every method can be told that writes matrices as integers."""
 
     accepts: ClassVar[frozenset[str]] = frozenset({"dense"})
 
-    bits: Bits = 4
-    """Bits of each weight; fewer are smaller and further from the model."""
     group: int | None = Field(128, ge=1)
     """Columns of a matrix that share a scale, which must divide all of them; `null` gives a whole row one scale. Smaller
     groups are closer to the model and cost 16 bits each."""
@@ -54,31 +52,13 @@ class Quantising(Transform):
     """Round to numbers around zero. Other programs load these everywhere; asymmetric ones are closer and load in fewer."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """How scales, and all that is not rounded, such as embeddings, are stored."""
-    overrides: dict[str, Override] = Field(default_factory=dict)
-    """Matrices that are treated otherwise, by patterns of their names, as `{"*.down_proj": {bits: 8}}`; the first that fits
-    counts."""
 
     def makes_form(self, form: str) -> str:
         return METHOD
 
-    def grids(self, weights: nn.Module) -> dict[str, Integers]:
-        """What the weights of each matrix in the layers may become. Raises UsageError for groups that do not divide one and
-        for a pattern that fits none, and ModelError where there is no matrix."""
-        matrices = matrices_in(weights)
-        unused = [pattern for pattern in self.overrides if not any(fnmatchcase(name, pattern) for name in matrices)]
-        if unused:
-            raise UsageError(f"`overrides: {unused[0]}` fits no matrix. They are called {_some(list(matrices))}.")
-        found = {name: grid for name in matrices if (grid := self._grid(name)) is not None}
-        uneven = {n: m.in_features for n, m in matrices.items() if n in found and m.in_features % (found[n].group or 1)}
-        if uneven:
-            raise _uneven(uneven, found)
-        return found
-
-    def _grid(self, name: str) -> Integers | None:
-        apart = next((how for pattern, how in self.overrides.items() if fnmatchcase(name, pattern)), Override())
-        if apart.keep:
-            return None
-        return Integers(apart.bits or self.bits, apart.group or self.group, self.symmetric, DTYPES[self.dtype])
+    def grid(self, bits: int, group: int | None = None) -> Integers:
+        """What weights of so many bits may become."""
+        return Integers(bits, group or self.group, self.symmetric, DTYPES[self.dtype])
 
     def write(
         self, job: Job, model: Model, weights: Any, grids: Mapping[str, Integers], parts: Parts, told: Sequence[Told]
@@ -92,6 +72,50 @@ class Quantising(Transform):
         rows = [asdict(each) for each in told]
         (job.folder / REPORT).write_text(json.dumps(rows, indent=1), encoding="utf-8")
         return Made(_facts(state, packed, left, told), METHOD)
+
+
+class Quantising(Packing):
+    """What every method can be told that rounds all matrices alike."""
+
+    bits: Bits = 4
+    """Bits of each weight; fewer are smaller and further from the model."""
+    overrides: dict[str, Override] = Field(default_factory=dict)
+    """Matrices that are treated otherwise, by patterns of their names, as `{"*.down_proj": {bits: 8}}`; the first that fits
+    counts."""
+
+    def grids(self, weights: nn.Module) -> dict[str, Integers]:
+        """What the weights of each matrix in the layers may become. Raises UsageError for a pattern that fits none, where none
+        is left to round, and for groups that do not divide one; ModelError where there is no matrix."""
+        matrices = matrices_in(weights)
+        unused = [pattern for pattern in self.overrides if not any(fnmatchcase(name, pattern) for name in matrices)]
+        if unused:
+            raise UsageError(f"`overrides: {unused[0]}` fits no matrix. They are called {_some(list(matrices))}.")
+        found = {name: grid for name in matrices if (grid := self._grid(name)) is not None}
+        if not found:
+            raise UsageError(
+                "`overrides` keeps every matrix as it is, so nothing is rounded. Keep fewer, or drop the stage."
+            )
+        require_whole_groups(matrices, found)
+        return found
+
+    def _grid(self, name: str) -> Integers | None:
+        override = next((how for pattern, how in self.overrides.items() if fnmatchcase(name, pattern)), Override())
+        return None if override.keep else self.grid(override.bits or self.bits, override.group)
+
+
+def require_whole_groups(matrices: Mapping[str, nn.Linear], grids: Mapping[str, Integers]) -> None:
+    """Raises UsageError for groups that do not divide the columns of a matrix, with the nearest that do."""
+    uneven = [name for name, grid in grids.items() if matrices[name].in_features % (grid.group or 1)]
+    if uneven:
+        columns = matrices[uneven[0]].in_features
+        group = grids[uneven[0]].group or columns
+        fitting = [n for n in range(1, columns + 1) if columns % n == 0]
+        below, above = max(n for n in fitting if n < group), min((n for n in fitting if n > group), default=columns)
+        raise UsageError(
+            f"Groups of {group} do not divide the {columns} columns of {uneven[0]}"
+            + (f" and of {len(uneven) - 1} more matrices" if len(uneven) > 1 else "")
+            + f". The nearest that do are {below} and {above}; `group: null` gives each row one scale."
+        )
 
 
 def decoder(model: Model, done: str) -> Any:
@@ -117,19 +141,6 @@ def matrices_in(weights: nn.Module) -> dict[str, nn.Linear]:
             "transposed. Write `gguf: {types: [q8_0]}`, or name a Llama, Mistral, Qwen, Gemma or Phi."
         )
     return found
-
-
-def _uneven(uneven: Mapping[str, int], grids: Mapping[str, Integers]) -> UsageError:
-    name, columns = next(iter(uneven.items()))
-    group = grids[name].group or columns
-    fitting = [n for n in range(1, columns + 1) if columns % n == 0]
-    below, above = max(n for n in fitting if n < group), min((n for n in fitting if n > group), default=columns)
-    return UsageError(
-        f"Groups of {group} do not divide the {columns} columns of {name}"
-        + (f" and of {len(uneven) - 1} more matrices" if len(uneven) > 1 else "")
-        + f". The nearest that do are {below} and {above}; `group: null` gives each row one scale, and `overrides` names what "
-        "is treated otherwise."
-    )
 
 
 def _facts(

@@ -48,10 +48,12 @@ def test_there_are_as_many_zeros_as_asked_for(share: float, of: int | None, seed
 @pytest.mark.parametrize("of", [None, 4])
 def test_each_way_is_closer_than_the_one_before(of):
     weight, gram = drawn(48, 256)
+    sizes = torch.linspace(0.1, 3, 256)[torch.randperm(256, generator=torch.Generator().manual_seed(0))]
+    gram = gram * torch.outer(sizes, sizes)  # inputs of very different size, which magnitude knows nothing of
     found = (magnitude(weight, 0.5, of), wanda(weight, gram, 0.5, of), sparsegpt(weight, gram, 0.5, of))
     errors = [output_error(weight, each, gram) for each in found if each is not None]
-    assert errors[2] < 0.6 * errors[1]
-    assert errors[1] < errors[0]
+    assert errors[2] < 0.7 * errors[1]
+    assert errors[1] < 0.7 * errors[0]
 
 
 def test_independent_inputs_leave_nothing_to_make_up_for():

@@ -48,6 +48,8 @@ FARTHEST = {"f32": 1e-9, "f16": 1e-3, "bf16": 1e-2, "q8_0": 1e-2}  # mean KL in 
 
 
 def _each_once(types: tuple[GgufType, ...]) -> tuple[GgufType, ...]:
+    if not types:
+        raise ValueError("no type is named: write at least one")
     if len(set(types)) < len(types):
         raise ValueError("a type stands there twice: name each once")
     return types
@@ -58,7 +60,7 @@ class GGUF(Calibrated, Transform):
 
     accepts: ClassVar[frozenset[str]] = frozenset({"dense"})
 
-    types: Annotated[tuple[GgufType, ...], AfterValidator(_each_once)] = Field(("q8_0",), min_length=1)
+    types: Annotated[tuple[GgufType, ...], AfterValidator(_each_once)] = Field(("q8_0",))
     """The types to write, one file each; measured is the smallest file."""
     embedding: GgufType | None = None
     """The type of embeddings and head: q8_0 if not given, and that of the rest where it is no type in blocks."""

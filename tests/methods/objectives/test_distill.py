@@ -115,6 +115,7 @@ def apart(student, teacher, **options) -> float:
 @pytest.mark.parametrize(
     "options", [{}, {"divergence": "reverse"}, {"divergence": "jsd"}, {"on_policy": 0.5}, {"on_policy": 1.0}]
 )
+@pytest.mark.slow
 def test_a_student_comes_to_expect_what_its_teacher_does(workshop, options):
     student, teacher = workshop.model(0), workshop.model(5)
     hard = {"learning_rate": 1e-2, "steps": 40, "batch_size": 6, "max_new_tokens": 8, "schedule": "constant"}
@@ -153,6 +154,7 @@ def test_what_watches_stands_beside_answers_that_are_drawn(workshop):
     assert math.isfinite(made.facts["stop_early"]["held_out_loss"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_policy", [0.0, 0.5])
 def test_an_encoder_decoder_is_taught_by_another(workshop, on_policy):
     made = []

@@ -116,7 +116,7 @@ def test_wrong_options_are_told_with_a_cure(workshop, options, message):
 
 
 def test_gpt_2_is_refused(workshop):
-    with pytest.raises(ModelError, match=r"GPT-2 and its like.*`gguf`"):
+    with pytest.raises(ModelError, match=r"GPT-2 and its like.*Write `gguf"):
         workshop.run("rtn", workshop.model(family="gpt2"), group=16)
 
 
