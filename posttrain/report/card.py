@@ -27,6 +27,19 @@ LOAD_DENSE = """from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("FOLDER")
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
 
+LOAD_PACKED = """# pip install compressed-tensors; vLLM and SGLang need nothing more
+from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig
+
+how = CompressedTensorsConfig(dequantize=True)  # as floating-point numbers; without, only symmetric integers load
+model = AutoModelForCausalLM.from_pretrained("FOLDER", quantization_config=how)
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
+
+LOAD_GGUF = """# pip install llama-cpp-python; llama.cpp, Ollama and LM Studio open the file too
+from llama_cpp import Llama
+
+model = Llama("FOLDER/FILE")
+model.create_chat_completion([{"role": "user", "content": "Hello"}])"""
+
 LOAD_ADAPTER = """from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
@@ -47,7 +60,16 @@ base.resize_token_embeddings(max(len(tokenizer), base.config.vocab_size))
 base.config.pad_token_id = tokenizer.pad_token_id
 model = PeftModel.from_pretrained(base, "FOLDER")"""
 
-LOAD = {"dense": LOAD_DENSE, "gptq": LOAD_DENSE, "awq": LOAD_DENSE, "adapter": LOAD_ADAPTER, "reward": LOAD_REWARD}
+LOAD = {
+    "dense": LOAD_DENSE,
+    "compressed-tensors": LOAD_PACKED,
+    "gptq": LOAD_DENSE,
+    "awq": LOAD_DENSE,
+    "gguf": LOAD_GGUF,
+    "adapter": LOAD_ADAPTER,
+    "reward": LOAD_REWARD,
+}
+LIBRARY = {"adapter": "peft", "gguf": "gguf"}
 
 
 def card(record: RunRecord, model_name: str) -> str:
@@ -59,7 +81,7 @@ def card(record: RunRecord, model_name: str) -> str:
     base = models.get(stages[0].source) if stages else None
     parts = [
         FRONT.format(
-            library="peft" if model.form == "adapter" or _is_reward_adapter(model, stages) else "transformers",
+            library="peft" if _is_reward_adapter(model, stages) else LIBRARY.get(model.form, "transformers"),
             task="text-classification" if model.form == "reward" else "text-generation",
         ),
         f"# {code(model.name)}",
@@ -164,9 +186,12 @@ def _loading(model: ModelRecord, stages: Sequence[StageRecord]) -> Iterator[str]
     if load is None:
         return
     yield "## Use"
-    yield "`FOLDER` is the place of these files" + (
-        ", `BASE` that of the model it began with." if "BASE" in load else "."
-    )
+    places = ["`FOLDER` is the place of these files"]
+    if "BASE" in load:
+        places.append("`BASE` that of the model it began with")
+    if "FILE" in load and stages:
+        places.append(f"`FILE` one of {', '.join(map(code, stages[-1].facts.get('files', ())))}")
+    yield ", ".join(places) + "."
     yield fence(load, language="python")
     offset = stages[-1].facts.get("offset") if stages else None
     if model.form == "reward" and isinstance(offset, int | float):

@@ -231,6 +231,22 @@ def test_a_card_tells_where_a_model_comes_from(run):
     assert "| `chat.exact_match` | 0.5 % | **81.5 %** |" in shown
 
 
+@pytest.mark.parametrize(
+    ("form", "library", "said"),
+    [
+        ("compressed-tensors", "transformers", "CompressedTensorsConfig(dequantize=True)"),
+        ("gguf", "gguf", "`FILE` one of `model-Q4_0.gguf`, `model-Q8_0.gguf`."),
+    ],
+)
+def test_the_card_of_few_bits_says_how_to_load_them(run, form, library, said):
+    facts = {"files": {"model-Q4_0.gguf": {}, "model-Q8_0.gguf": {}}}
+    models = tuple(replace(model, form=form) if model.name == "dpo" else model for model in run.models)
+    stages = tuple(replace(stage, facts=facts) if stage.name == "dpo" else stage for stage in run.stages)
+    shown = card(replace(run, models=models, stages=stages), "dpo")
+    assert f"library_name: {library}\n" in shown
+    assert said in shown
+
+
 def test_the_card_of_the_base_shows_its_numbers_alone(run):
     shown = card(run, "base")
     assert "The model that the run `quickstart` starts from" in shown
