@@ -104,7 +104,7 @@ def _parts(number: float, unit: str) -> tuple[str, str]:
         return _signed(f"{number / size:.{0 if size == 1 else 1}f}"), name
     if abs(number) >= 1000 or number == int(number):
         return _signed(f"{number:,.0f}"), name
-    if abs(number) < 0.001:
+    if abs(number) < 0.01:  # small divergences are told apart
         return _signed(f"{number:.3g}"), name
     return _signed(f"{number:.{3 if abs(number) < 10 else 1}f}"), name
 
