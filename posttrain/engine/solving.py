@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from posttrain.functional.rounding import Grid, Rounded, corrected, fit, gptq, nearest, output_error
+from posttrain.functional.rounding import Grid, Rounded, corrected, fit, gptq, nearest
 from posttrain.models.blocks import Block, Blocks
 from posttrain.models.inputs import Groups, Inputs
 
 from .layerwise import Parts, Told
 
+TINY = 1e-30
 UNREACHED = "rounded to nearest: no token reached it"
 NO_INVERSE = "rounded to nearest: what it reads has no inverse"
 
@@ -34,26 +36,57 @@ class Matrices:
 
     def solve(self, block: Block, inputs: Inputs) -> tuple[Parts, Sequence[Told]]:
         linears = block.linears()
-        found = {name: self._one(name, linears[name].weight, inputs) for name in inputs.leader if name in self.grids}
-        return {name: part for name, (part, _) in found.items()}, [told for _, told in found.values()]
+        parts: dict[str, tuple[Tensor, ...]] = {}
+        told: list[Told] = []
+        for names in self._alike(inputs.leader):
+            found, more = self._together(names, [linears[name].weight for name in names], inputs)
+            parts |= dict(zip(names, found, strict=True))
+            told += more
+        return parts, told
 
-    def _one(self, name: str, weight: Tensor, inputs: Inputs) -> tuple[Rounded, Told]:
-        """A matrix, and what became of it."""
-        grid = self.grids[name]
-        gram, drift, tokens = inputs.of(name)
+    def _alike(self, leader: Mapping[str, str]) -> list[list[str]]:
+        """Matrices that read the same and become the same kind of numbers: one solution holds for all of their rows."""
+        found: dict[tuple[str, Grid], list[str]] = {}
+        for name, of in leader.items():
+            if name in self.grids:
+                found.setdefault((of, self.grids[name]), []).append(name)
+        return list(found.values())
+
+    def _together(
+        self, names: Sequence[str], weights: Sequence[Tensor], inputs: Inputs
+    ) -> tuple[Sequence[Rounded], list[Told]]:
+        """Matrices of one input, and what became of each."""
+        grid, rows = self.grids[names[0]], [len(weight) for weight in weights]
+        gram, drift, tokens = inputs.of(names[0])
+        weight = torch.cat(list(weights))
         plain = nearest(weight, grid)
         if gram is None or not gram.isfinite().all():
-            return plain, Told(name, 0, 0, tokens, UNREACHED)
-        before = output_error(weight, plain.dense(), gram)
+            return _split(plain, rows), [Told(name, 0, 0, tokens, UNREACHED) for name in names]
+        whole, before = _sizes(weight, gram, rows), _sizes(weight - plain.dense(), gram, rows)
         if drift is not None:
             weight = corrected(weight, gram, drift, self.correct, self.damp or 0)
         scales = fit(weight, grid, gram.diagonal() if self.search else None)
         found = nearest(weight, grid, scales) if self.damp is None else gptq(weight, gram, grid, self.damp, scales)
-        if found is None:
-            return plain, Told(name, before, before, tokens, NO_INVERSE)
-        return found, Told(name, output_error(weight, found.dense(), gram), before, tokens)
+        after = before if found is None else _sizes(weight - found.dense(), gram, rows)
+        fallback = NO_INVERSE if found is None else ""
+        told = [
+            Told(name, a / max(size, TINY), b / max(size, TINY), tokens, fallback)
+            for name, size, a, b in zip(names, whole, after, before, strict=True)
+        ]
+        return _split(found or plain, rows), told
 
     def put(self, block: Block, parts: Parts) -> None:
         for name, linear in block.linears().items():
             if name in parts:
                 linear.weight.copy_(Rounded(*parts[name]).dense())
+
+
+def _sizes(weight: Tensor, gram: Tensor, rows: Sequence[int]) -> list[float]:
+    """tr(W G W^T) of each of some matrices that stand one on the other."""
+    return [float(part.sum()) for part in ((weight @ gram) * weight).split(list(rows))]
+
+
+def _split(rounded: Rounded, rows: Sequence[int]) -> list[Rounded]:
+    """Matrices that stand one on the other, each by itself."""
+    parts = zip(*(x.split(list(rows)) for x in rounded), strict=True)
+    return [Rounded(*(x.clone() for x in part)) for part in parts]

@@ -22,6 +22,7 @@ from posttrain.schema.errors import ModelError
 from .activations import layers
 
 TOKENS = 4096  # that go through a block at once
+TOKENS_ON_CPU = 1024  # there, what stays near the caches is faster
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Blocks:
 
     @torch.no_grad()
     def __init__(self, model: nn.Module, ids_NT: Tensor, device: torch.device, both: bool = False):
-        self.device, self.at_once = device, max(1, TOKENS // ids_NT.shape[1])
+        at_once = TOKENS_ON_CPU if device.type == "cpu" else TOKENS
+        self.device, self.at_once = device, max(1, at_once // ids_NT.shape[1])
         named = dict(layers(model))
         if not named:
             raise ModelError(

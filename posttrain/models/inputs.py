@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from .blocks import Block, Caught, removed
 
+PART = 512  # columns of G that are summed at once, and only from the diagonal on: it is symmetric
+
 Groups = Sequence[Sequence[str]]
 """Names of matrices in the order in which they are used; those that read the same together."""
 
@@ -53,10 +55,14 @@ class Inputs:
         self._block, self._beside = block, beside
         self._waits: set[str] = set()
         self._there: dict[str, Tensor] = {}
+        self._half: set[str] = set()
 
     def of(self, name: str) -> tuple[Tensor | None, Tensor | None, int]:
         """(G, E, tokens) of what a matrix reads, (C, C) each; None for what is not known."""
         leader = self.leader[name]
+        if leader in self._half:
+            self._half.discard(leader)
+            self.gram[leader] = self.gram[leader].triu() + self.gram[leader].triu(1).t()
         return self.gram.get(leader), self.drift.get(leader), self.tokens.get(leader, 0)
 
     @torch.no_grad()
@@ -90,13 +96,18 @@ class Inputs:
         self._there[name] = x
 
     def _add(self, name: str, x: Tensor) -> None:
-        self._sum(self.gram, name, x, x)
+        gram = _zeros(self.gram, name, x)
+        for start in range(0, len(gram), PART):
+            gram[start : start + PART, start:].addmm_(x[:, start : start + PART].t(), x[:, start:])
+        self._half.add(name)
         self.tokens[name] = self.tokens.get(name, 0) + len(x)
         there = self._there.get(name)
         if there is not None and there.shape == x.shape:  # routed tokens may be others
-            self._sum(self.drift, name, there - x, x)
+            _zeros(self.drift, name, x).addmm_((there - x).t(), x)
 
-    def _sum(self, sums: dict[str, Tensor], name: str, left: Tensor, right: Tensor) -> None:
-        if name not in sums:
-            sums[name] = left.new_zeros(left.shape[1], left.shape[1])
-        sums[name].addmm_(left.t(), right)
+
+def _zeros(sums: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    """The sum of that name, (C, C), which begins with nothing."""
+    if name not in sums:
+        sums[name] = x.new_zeros(x.shape[1], x.shape[1])
+    return sums[name]

@@ -30,7 +30,7 @@ def last_hidden(model: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_walk_is_a_pass_through_the_model(family, monkeypatch):
-    monkeypatch.setattr("posttrain.models.blocks.TOKENS", 2 * IDS.shape[1])  # two texts at once, and one in the end
+    monkeypatch.setattr("posttrain.models.blocks.TOKENS_ON_CPU", 2 * IDS.shape[1])  # two texts at once, and one in the end
     model = tiny.model(family)
     blocks = Blocks(model, IDS, CPU)
     for block in blocks:
@@ -86,7 +86,7 @@ def test_matrices_that_read_the_same_are_together():
 
 
 def test_what_is_read_is_summed_over_all_tokens(monkeypatch):
-    monkeypatch.setattr("posttrain.models.blocks.TOKENS", 2 * IDS.shape[1])
+    monkeypatch.setattr("posttrain.models.blocks.TOKENS_ON_CPU", 2 * IDS.shape[1])
     blocks = Blocks(tiny.model(), IDS, CPU)
     block = next(iter(blocks))
     inputs = everything(blocks, block)
@@ -95,6 +95,11 @@ def test_what_is_read_is_summed_over_all_tokens(monkeypatch):
         assert (tokens, drift) == (IDS.numel(), None)
         assert gram is not None
         assert torch.allclose(gram, x.t() @ x, rtol=1e-4, atol=1e-4)
+
+
+def test_half_of_a_symmetric_sum_is_enough(monkeypatch):
+    monkeypatch.setattr("posttrain.models.inputs.PART", 13)
+    test_what_is_read_is_summed_over_all_tokens(monkeypatch)
 
 
 def test_what_is_read_is_held_beside_what_was_read_before_anything_was_done():
