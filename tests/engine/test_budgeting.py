@@ -1,6 +1,5 @@
 """Seeking the last mixture that is within a limit, however far off the predictions are."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -30,7 +30,9 @@ def last_hidden(model: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_a_walk_is_a_pass_through_the_model(family, monkeypatch):
-    monkeypatch.setattr("posttrain.models.blocks.TOKENS_ON_CPU", 2 * IDS.shape[1])  # two texts at once, and one in the end
+    monkeypatch.setattr(
+        "posttrain.models.blocks.TOKENS_ON_CPU", 2 * IDS.shape[1]
+    )  # two texts at once, and one in the end
     model = tiny.model(family)
     blocks = Blocks(model, IDS, CPU)
     for block in blocks:
