@@ -34,6 +34,8 @@ def _entry(entry: Any) -> Any:
         options["data"] = {**(data if isinstance(data, dict) else {"path": data}), "take": FEW}
     if methods()[method].kind == "objective":
         options |= {"steps": 2, "epochs": 1}
+    if "sequences" in options:
+        options |= {"sequences": 2, "length": 16} | ({"aside": 1} if "aside" in options else {})
     if "max_new_tokens" in options:
         options["max_new_tokens"] = 4
     return {method: options}
