@@ -108,7 +108,11 @@ def ask(args: argparse.Namespace, side: str, threads: int) -> tuple[Any, dict[st
     python = shutil.which(getattr(args, side, None) or sys.executable)
     assert python is not None
     text = ["--text", *(str(path.resolve()) for path in args.text)] if args.text else []
-    places = ["--folder", str(args.folder.parent.resolve()), *text]  # it works there, as peers leave logs where they work
+    places = [
+        "--folder",
+        str(args.folder.parent.resolve()),
+        *text,
+    ]  # it works there, as peers leave logs where they work
     command = [os.path.abspath(python), str(Path(__file__).resolve()), *sys.argv[1:], *places, "--side", side]
     env = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "GPTQMODEL_CPU_WORKERS": "2"}
     shutil.rmtree(args.folder / side, ignore_errors=True)
