@@ -7,17 +7,15 @@ from torch import Tensor
 
 from posttrain.functional.ggml_blocks import BLOCK
 from posttrain.functional.ggml_grids import BlockGrid, blocks_of
-from posttrain.functional.rounding import Rounded
+from posttrain.functional.rounding import DAMP, Rounded
 from posttrain.models.gguf_file import Blocks, GgufType
+from posttrain.models.matrices import decoder, matrices_in
 from posttrain.models.precision import device
 from posttrain.schema.artifacts import Model
 
 from .job import Job
 from .layerwise import Told, compress
-from .quantising import decoder, matrices_in
 from .solving import Matrices
-
-DAMP = 0.01
 
 
 def solved_blocks(

@@ -11,18 +11,16 @@ from itertools import accumulate
 from torch import Tensor
 
 from posttrain.functional.budget import Option, Step, chosen, first_below, steps
-from posttrain.functional.rounding import Integers
+from posttrain.functional.rounding import DAMP, Integers
+from posttrain.models.matrices import decoder
 from posttrain.models.precision import device
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
 
 from .job import Job
 from .layerwise import Parts, Told, compress
-from .quantising import decoder
 from .sensitivity import Aside
 from .solving import Matrices
-
-DAMP = 0.01
 
 
 @dataclass

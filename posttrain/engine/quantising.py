@@ -1,29 +1,26 @@
 """Quantisation as a stage: which matrices become integers, of how many bits, and what is written of it."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from fnmatch import fnmatchcase
 from statistics import fmean
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from posttrain.functional.rounding import Integers, Rounded
-from posttrain.models.activations import layers
-from posttrain.models.load import load_tokenizer, load_weights, save_weights
+from posttrain.models.load import load_tokenizer, save_weights
+from posttrain.models.matrices import matrices_in, others_in
 from posttrain.models.packed import METHOD, configuration, packed_state
 from posttrain.schema.artifacts import Model
-from posttrain.schema.errors import ModelError, UsageError
+from posttrain.schema.errors import UsageError
 from posttrain.schema.settings import Settings
 
 from .job import Job
-from .layerwise import Parts, Told
+from .layerwise import Parts, Told, write_report
 from .method import Made, Transform
 
-REPORT = "compression.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Bits = Literal[2, 3, 4, 8]
@@ -38,6 +35,12 @@ class Override(Settings):
     """Columns that share a scale."""
     keep: bool = False
     """Leave them as they are."""
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Override":
+        if self.keep == (self.bits is not None or self.group is not None):
+            raise ValueError("write either `keep: true` or how they are rounded, as `{bits: 8}`")
+        return self
 
 
 class Packing(Transform):
@@ -66,12 +69,13 @@ class Packing(Transform):
         """The artifact: matrices as integers, all else as it is, and what became of each matrix."""
         packed = {name: (Rounded(*parts[name]), grid) for name, grid in grids.items()}
         left = [name for name, m in weights.named_modules() if isinstance(m, nn.Linear) and name not in packed]
+        if others := others_in(weights):
+            job.note(f"{len(others)} blocks of weights are no plain matrices and stay as they are, such as {others[0]}")
         weights.config.quantization_config = configuration(packed, left)
         state = packed_state(weights.to(DTYPES[self.dtype]).state_dict(), packed)
         save_weights(weights, load_tokenizer(model), job.folder, source=model, state=state)
-        rows = [asdict(each) for each in told]
-        (job.folder / REPORT).write_text(json.dumps(rows, indent=1), encoding="utf-8")
-        return Made(_facts(state, packed, left, told), METHOD)
+        write_report(job.folder, told)
+        return Made(_facts(state, packed, left + others, told), METHOD)
 
 
 class Quantising(Packing):
@@ -99,7 +103,9 @@ class Quantising(Packing):
         return found
 
     def _grid(self, name: str) -> Integers | None:
-        override = next((how for pattern, how in self.overrides.items() if fnmatchcase(name, pattern)), Override())
+        override = next((how for pattern, how in self.overrides.items() if fnmatchcase(name, pattern)), None)
+        if override is None:
+            return self.grid(self.bits)
         return None if override.keep else self.grid(override.bits or self.bits, override.group)
 
 
@@ -116,31 +122,6 @@ def require_whole_groups(matrices: Mapping[str, nn.Linear], grids: Mapping[str, 
             + (f" and of {len(uneven) - 1} more matrices" if len(uneven) > 1 else "")
             + f". The nearest that do are {below} and {above}; `group: null` gives each row one scale."
         )
-
-
-def decoder(model: Model, done: str) -> Any:
-    """The weights of a model in the machine's memory, for something to be `done` to them. Raises ModelError where there is
-    an encoder."""
-    weights: Any = load_weights(model, at=torch.device("cpu"))
-    if weights.config.is_encoder_decoder:
-        raise ModelError(f"{model.path} has an encoder and a decoder, and only decoders are {done}. Name a decoder.")
-    return weights
-
-
-def matrices_in(weights: nn.Module) -> dict[str, nn.Linear]:
-    """The matrices of a model's layers by name. Raises ModelError where there is none."""
-    found = {
-        f"{layer}.{name}": module
-        for layer, block in layers(weights)
-        for name, module in block.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    if not found:
-        raise ModelError(
-            f"The layers of {type(weights).__name__} hold no matrix that can be rounded: GPT-2 and its like keep theirs "
-            "transposed. Write `gguf: {types: [q8_0]}`, or name a Llama, Mistral, Qwen, Gemma or Phi."
-        )
-    return found
 
 
 def _facts(

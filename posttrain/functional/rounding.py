@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 BLOCK = 128  # columns that are rounded before the rest hears of their errors, in one large product
-DAMPING = (1, 10, 100)  # times `damp`, until the Gram matrix has an inverse
+DAMP = 0.01  # of the mean of G's diagonal, added to it
+DAMPING = (1, 10, 100)  # times that, until the Gram matrix has an inverse
 SHRINKS = 24  # narrower scales that a search tries, down to the half
 
 
@@ -125,7 +126,7 @@ def nearest(weight: Tensor, grid: Grid, scales: tuple[Tensor, Tensor] | None = N
 
 
 def gptq(
-    weight: Tensor, gram: Tensor, grid: Grid, damp: float = 0.01, scales: tuple[Tensor, Tensor] | None = None
+    weight: Tensor, gram: Tensor, grid: Grid, damp: float = DAMP, scales: tuple[Tensor, Tensor] | None = None
 ) -> Rounded | None:
     """GPTQ's rounding of a matrix (R, C) by the Gram matrix of its inputs (C, C). None where that has no inverse, however
     it is damped: there are too few inputs, or they hold no numbers."""

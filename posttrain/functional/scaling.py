@@ -36,11 +36,6 @@ def awq_scales(weights: Sequence[Tensor], gram: Tensor, grids: Sequence[Grid]) -
     return best
 
 
-def scaled(gram: Tensor, scale: Tensor) -> Tensor:
-    """The Gram matrix of inputs that are divided by a scale."""
-    return gram / torch.outer(scale, scale)
-
-
 def _candidates(weights: Sequence[Tensor], gram: Tensor, grids: Sequence[Grid]) -> Iterator[Tensor]:
     inputs = gram.diagonal().clamp(min=0).sqrt()
     inputs = (inputs / inputs.mean().clamp(min=1e-12)).clamp(min=1e-4)

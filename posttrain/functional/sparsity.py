@@ -14,7 +14,7 @@ Shapes: R rows, C columns.
 import torch
 from torch import Tensor
 
-from .rounding import inverse_factor
+from .rounding import DAMP, inverse_factor
 
 BLOCK = 128  # columns of which SparseGPT chooses at once
 
@@ -40,7 +40,7 @@ def wanda(weight: Tensor, gram: Tensor, share: float, of: int | None = None) -> 
     return weight.masked_fill(lowest(weight.abs() * gram.diagonal().clamp(min=0).sqrt(), share, of), 0)
 
 
-def sparsegpt(weight: Tensor, gram: Tensor, share: float, of: int | None = None, damp: float = 0.01) -> Tensor | None:
+def sparsegpt(weight: Tensor, gram: Tensor, share: float, of: int | None = None, damp: float = DAMP) -> Tensor | None:
     """(R, C): the matrix with zeros, its other weights changed to make up for them. None where G has no inverse."""
     factor = inverse_factor(gram, damp)
     if factor is None:

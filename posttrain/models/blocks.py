@@ -78,10 +78,6 @@ class Blocks:
                 self._pass(self.states, block)
             block.module.to(self.states.device)
 
-    def read(self, block: Block) -> Iterator[Tensor]:
-        """What the block gives now, (n, T, D), some texts at once."""
-        return (block(some.to(self.device)) for some in self.states.split(self.at_once))
-
     def pairs(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """The hidden states of some texts at once, (n, T, D), and those of blocks that nothing was done to."""
         for n, some in enumerate(self.states.split(self.at_once)):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from posttrain.engine.quantising import matrices_in
 from posttrain.models.load import load_weights
+from posttrain.models.matrices import matrices_in
 from posttrain.models.zeros import hold_zeros
 from posttrain.schema.errors import ModelError
 from tests import tiny

@@ -18,6 +18,7 @@ from posttrain.data.batch import Batch
 from posttrain.data.planting import shape_of
 from posttrain.data.read import read
 from posttrain.data.trees import plant
+from posttrain.engine.calibrating import SHAPES
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
 from posttrain.functional.layout import Tree, split_by_tokens
@@ -27,10 +28,8 @@ from posttrain.models.policy import Policy
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.errors import ModelError
 from posttrain.schema.findings import Findings, Metric
-from posttrain.schema.rows import Conversation, Row, Text
+from posttrain.schema.rows import Row
 from posttrain.schema.settings import DatasetRef, ModelRef
-
-SHAPES: tuple[type[Row], ...] = (Conversation, Text)
 
 
 class Fidelity(Measure):

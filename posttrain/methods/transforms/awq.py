@@ -18,16 +18,15 @@ from posttrain.engine.calibrating import Calibrated, calibration
 from posttrain.engine.job import Job
 from posttrain.engine.layerwise import Told, compress, heard
 from posttrain.engine.method import Made
-from posttrain.engine.quantising import Quantising, decoder
+from posttrain.engine.quantising import Quantising
 from posttrain.engine.solving import Matrices
-from posttrain.functional.rounding import nearest, output_error
+from posttrain.functional.rounding import DAMP, nearest, output_error
 from posttrain.functional.scaling import awq_scales
 from posttrain.models.blocks import Block, Blocks
 from posttrain.models.folding import Fold, fold, folds
 from posttrain.models.inputs import Groups, Inputs
+from posttrain.models.matrices import decoder
 from posttrain.models.precision import device
-
-DAMP = 0.01
 
 
 class AWQ(Calibrated, Quantising):

@@ -16,11 +16,11 @@ from pydantic import BeforeValidator, Field, model_validator
 from posttrain.engine.budgeting import Mixtures, within_bytes, within_loss
 from posttrain.engine.calibrating import Calibrated, calibration
 from posttrain.engine.job import Job
-from posttrain.engine.layerwise import require_numbers
 from posttrain.engine.method import Made
-from posttrain.engine.quantising import DTYPES, Bits, Packing, decoder, matrices_in, require_whole_groups
+from posttrain.engine.quantising import DTYPES, Bits, Packing, require_whole_groups
 from posttrain.engine.sensitivity import Aside, sensitivities
 from posttrain.functional.rounding import Integers
+from posttrain.models.matrices import decoder, matrices_in
 from posttrain.schema.artifacts import Model
 from posttrain.schema.settings import Settings
 
@@ -64,7 +64,6 @@ class Compress(Calibrated, Packing):
     def run(self, job: Job, **inputs: Any) -> Made:
         model: Model = inputs["model"]
         weights = decoder(model, "compressed")
-        require_numbers(weights)
         mixtures, dense = self._mixtures(job, model, weights, inputs)
         if self.within.kl is None:
             assert self.within.bytes is not None

@@ -9,10 +9,8 @@ Vectors stay in fp32, embeddings and head in eight bits. Tensors go through one 
 found by its rules and compared on texts, and every file is read back and asked before it is called good.
 """
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, ClassVar, Literal
@@ -29,8 +27,8 @@ from posttrain.engine.block_solving import solved_blocks
 from posttrain.engine.calibrating import Calibrated, calibration
 from posttrain.engine.files import readable
 from posttrain.engine.job import Job
+from posttrain.engine.layerwise import write_report
 from posttrain.engine.method import Made, Transform
-from posttrain.engine.quantising import REPORT
 from posttrain.functional.divergence import plain_divergence
 from posttrain.functional.ggml_blocks import GRIDS
 from posttrain.models import llama_cpp
@@ -133,15 +131,13 @@ class GGUF(Calibrated, Transform):
         ids = calibration(self, model, inputs["data"], job)
         solved, report = {}, {}
         for kind in (each for each in self.types if each in GRIDS):
-            solved[str(kind)], told = solved_blocks(job, model, ids, kind, self.correct)
-            report[kind] = [asdict(each) for each in told]
-            errors = (fmean(x) for x in zip(*((t.error, t.nearest) for t in told if not t.fallback), strict=True))
+            solved[str(kind)], report[str(kind)] = solved_blocks(job, model, ids, kind, self.correct)
+            told = [each for each in report[str(kind)] if not each.fallback]
+            error, before = (fmean(getattr(each, name) for each in told) for name in ("error", "nearest"))
             job.note(
-                f"{kind}: the layers' outputs change by {{:.2g}} of what they are, {{:.2g}} if rounded to nearest".format(
-                    *errors
-                )
+                f"{kind}: the layers' outputs change by {error:.2g} of what they are, {before:.2g} if rounded to nearest"
             )
-        (job.folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        write_report(job.folder, report)
         return solved
 
     def parity(self, job: Job, model: Model, weights: Any, vocab: Vocab) -> dict[str, Any]:

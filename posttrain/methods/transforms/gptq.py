@@ -16,15 +16,17 @@ from posttrain.engine.calibrating import Calibrated, calibration
 from posttrain.engine.job import Job
 from posttrain.engine.layerwise import compress
 from posttrain.engine.method import Made
-from posttrain.engine.quantising import Quantising, decoder
+from posttrain.engine.quantising import Quantising
 from posttrain.engine.solving import Matrices
+from posttrain.functional.rounding import DAMP
+from posttrain.models.matrices import decoder
 from posttrain.models.precision import device
 
 
 class GPTQ(Calibrated, Quantising):
     """Round to integers of few bits, later weights making up for the errors of earlier ones."""
 
-    damp: float = Field(0.01, gt=0)
+    damp: float = Field(DAMP, gt=0)
     """How much is added to the diagonal of G, as a share of its mean, so that it has an inverse; raised by itself where it is
     too little."""
     correct: float = Field(0.5, ge=0, le=1)

@@ -9,9 +9,8 @@ it reads once all before it are pruned. The model stays dense and as large: zero
 it with `distill`.
 """
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, ClassVar, Literal
 
@@ -20,18 +19,16 @@ from torch import Tensor
 
 from posttrain.engine.calibrating import Calibrated, calibration
 from posttrain.engine.job import Job
-from posttrain.engine.layerwise import Parts, Told, compress
+from posttrain.engine.layerwise import Parts, Told, compress, write_report
 from posttrain.engine.method import Made, Transform
-from posttrain.engine.quantising import REPORT, decoder, matrices_in
-from posttrain.functional.rounding import corrected, output_error
+from posttrain.functional.rounding import DAMP, corrected, output_error
 from posttrain.functional.sparsity import magnitude, sparsegpt, wanda
 from posttrain.models.blocks import Block, Blocks
 from posttrain.models.inputs import Groups, Inputs
 from posttrain.models.load import load_tokenizer, save_weights
+from posttrain.models.matrices import decoder, matrices_in
 from posttrain.models.precision import device
 from posttrain.schema.errors import UsageError
-
-DAMP = 0.01
 
 
 class Prune(Calibrated, Transform):
@@ -72,7 +69,7 @@ class Prune(Calibrated, Transform):
         ids = calibration(self, model, inputs["data"], job)
         _, told = compress(weights, ids, Cut(self), device(), job)
         save_weights(weights, load_tokenizer(model), job.folder, source=model)
-        (job.folder / REPORT).write_text(json.dumps([asdict(each) for each in told], indent=1), encoding="utf-8")
+        write_report(job.folder, told)
         zeros = sum(int(matrix.weight.eq(0).sum()) for matrix in matrices.values())
         size = sum(matrix.weight.numel() for matrix in matrices.values())
         facts = {"matrices": len(matrices), "zeros": zeros / size, "error": fmean(each.error for each in told)}

@@ -9,10 +9,10 @@ It looks at no data and takes seconds: the honest baseline of every other way to
 from typing import Any
 
 from posttrain.engine.job import Job
-from posttrain.engine.layerwise import require_numbers
 from posttrain.engine.method import Made
-from posttrain.engine.quantising import Quantising, decoder, matrices_in
+from posttrain.engine.quantising import Quantising
 from posttrain.functional.rounding import nearest
+from posttrain.models.matrices import decoder, matrices_in
 
 
 class RTN(Quantising):
@@ -22,7 +22,6 @@ class RTN(Quantising):
         model = inputs["model"]
         weights = decoder(model, "quantised")
         grids = self.grids(weights)
-        require_numbers(weights)
         matrices = matrices_in(weights)
         parts = {name: nearest(matrices[name].weight.detach(), grid) for name, grid in grids.items()}
         return self.write(job, model, weights, grids, parts, ())

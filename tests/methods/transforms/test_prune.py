@@ -5,8 +5,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from posttrain.engine.quantising import matrices_in
 from posttrain.models.load import load_weights
+from posttrain.models.matrices import matrices_in
 from posttrain.schema.errors import UsageError
 from tests.methods.transforms.test_gptq import TEXTS
 
