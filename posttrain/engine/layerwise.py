@@ -5,9 +5,11 @@ block is solved for what it will really read. Within a block it goes group by gr
 what those before left behind. A block that is done is on the disk; a killed run goes on behind it.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from posttrain.models.blocks import Block, Blocks
 from posttrain.models.inputs import Groups, Inputs, groups
-from posttrain.schema.errors import ModelError, Stopped
+from posttrain.schema.errors import Stopped
 
 from .checkpoint import read_whole, write_whole
 from .job import Job
@@ -61,9 +63,7 @@ class Solver(Protocol):
 def compress(
     weights: nn.Module, ids_NT: Tensor, solver: Solver, device: torch.device, job: Job
 ) -> tuple[Parts, list[Told]]:
-    """Solves all blocks of a model, in place. Raises Stopped between two of them when asked to, and ModelError for weights
-    that are no numbers."""
-    require_numbers(weights)
+    """Solves all blocks of a model, in place. Raises Stopped between two of them when asked to."""
     blocks = Blocks(weights, ids_NT, device, both=solver.looks_back)
     solved: dict[str, tuple[Tensor, ...]] = {}
     told: list[Told] = []
@@ -90,6 +90,7 @@ def compress(
 def _solved(blocks: Blocks, block: Block, solver: Solver) -> dict[str, Any]:
     """Solves a block, in place; all that it became, as a file can hold it."""
     of = groups(block, blocks.some())
+    before = replace(block, module=deepcopy(block.module)) if solver.looks_back else None
     said = solver.begin(block, blocks, of)
     beside = replace(block, module=deepcopy(block.module)) if solver.looks_back else None
     parts: dict[str, tuple[Tensor, ...]] = {}
@@ -102,8 +103,8 @@ def _solved(blocks: Blocks, block: Block, solver: Solver) -> dict[str, Any]:
             replace(one, nearest=said[one.name].nearest, note=said[one.name].note) if one.name in said else one
             for one in more
         ]
-    if beside:
-        blocks.pass_untouched(beside)
+    if before:
+        blocks.pass_untouched(before)  # as a resumed run does, to the last bit
     state = {f"{block.name}.{name}": x for name, x in block.module.state_dict().items()}
     rest = {name: x for name, x in state.items() if name.removesuffix(".weight") not in parts}
     return {
@@ -121,11 +122,11 @@ def heard(blocks: Blocks, block: Block, of: Groups, beside: Block | None = None)
     return inputs
 
 
-def require_numbers(weights: nn.Module) -> None:
-    """Raises ModelError for a model with weights that are infinite or no numbers."""
-    for name, x in weights.named_parameters():
-        if not x.isfinite().all():
-            raise ModelError(
-                f"{name} holds weights that are infinite or no numbers, so nothing can be solved for it. Go back to the last "
-                "model that answers, and train it with a lower learning rate."
-            )
+def write_report(folder: Path, told: Sequence[Told] | Mapping[str, Sequence[Told]]) -> None:
+    """A file that says what became of each matrix; of each by kind where it became several."""
+    rows: Any = (
+        {kind: [asdict(each) for each in of] for kind, of in told.items()}
+        if isinstance(told, Mapping)
+        else [asdict(each) for each in told]
+    )
+    (folder / "compression.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")

@@ -16,10 +16,11 @@ from torch import Tensor
 from posttrain.functional.budget import Option
 from posttrain.functional.divergence import Head, token_divergence
 from posttrain.functional.rounding import Integers, fit, nearest
+from posttrain.models.matrices import matrices_in
+from posttrain.schema.errors import ModelError
 
 from .checkpoint import read_whole, write_whole
 from .job import Job
-from .quantising import matrices_in
 
 AT_ONCE = 4  # texts
 PROBE = 4  # bits
@@ -34,10 +35,18 @@ class Aside:
     head: Any
 
     @classmethod
+    @torch.no_grad()
     def of(cls, weights: Any, ids: Tensor) -> "Aside":
-        return cls(
-            ids, torch.cat([_states(weights, some) for some in ids.split(AT_ONCE)]), weights.get_output_embeddings()
-        )
+        """Raises ModelError for a head that is more than a matrix, as one that bounds its logits."""
+        states = torch.cat([_states(weights, some) for some in ids.split(AT_ONCE)])
+        found = cls(ids, states, weights.get_output_embeddings())
+        logits = weights(input_ids=ids[:1]).logits[0]
+        if not torch.allclose(found._head(states[:1]).part(slice(None)), logits, rtol=1e-3, atol=1e-3):
+            raise ModelError(
+                f"The head of {type(weights).__name__} is more than a matrix, so what a mixture loses cannot be measured here. "
+                "Choose the bits yourself: `gptq`, with `overrides`."
+            )
+        return found
 
     @torch.no_grad()
     def kl(self, weights: Any) -> float:

@@ -9,6 +9,7 @@
 package of that name: the integers become floating-point numbers again, which are what every program computes with.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def packed_weights(folder: Path, config: Any) -> dict[str, Tensor]:
     found = {name: x.float() for name, x in stored.items() if name.rpartition(".weight_")[0] not in names}
     for name in sorted(names):
         try:
-            found[name + ".weight"] = _unpacked(name, stored, bits.get(name, bits.get("Linear", 0)))
+            found[name + ".weight"] = _unpacked(name, stored, _bits_of(name, bits))
         except (KeyError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"{folder}: the integers of {name} cannot be read ({error}). Copy the model again."
@@ -111,6 +112,14 @@ def packed_weights(folder: Path, config: Any) -> dict[str, Tensor]:
 def _bits_by_target(said: Mapping[str, Any]) -> dict[str, int]:
     groups = said["config_groups"].values()
     return {target: int(group["weights"]["num_bits"]) for group in groups for target in group["targets"]}
+
+
+def _bits_of(name: str, by_target: Mapping[str, int]) -> int:
+    """The bits of a matrix, by its own name, a pattern of names that begins with `re:`, or its kind. Raises KeyError."""
+    patterns = (
+        target for target in by_target if target.startswith("re:") and re.match(target.removeprefix("re:"), name)
+    )
+    return by_target[name if name in by_target else next(patterns, "Linear")]
 
 
 def _unpacked(name: str, stored: Mapping[str, Tensor], bits: int) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from posttrain.schema.errors import ModelError, UsageError
+from tests import gguf_models
 from tests.methods.transforms.test_gptq import TEXTS
 
 FEW = {"sequences": 8, "aside": 4, "length": 32, "group": 16, "tries": 4}
@@ -47,6 +48,16 @@ def test_every_matrix_is_reported(workshop):
 def test_a_budget_that_nothing_holds_is_told(workshop, within, message):
     with pytest.raises(ModelError, match=message):
         workshop.run("compress", workshop.model(), workshop.rows(*TEXTS), within=within, **FEW)
+
+
+def test_a_head_that_is_more_than_a_matrix_is_told(workshop):
+    weights = gguf_models.model("gemma2", vocab_size=720, final_logit_softcapping=0.1)
+    folder = gguf_models.save(workshop.folder / "bounded", weights, gguf_models.byte_level("qwen2"))
+    with pytest.raises(
+        ModelError, match=r"The head of Gemma2ForCausalLM is more than a matrix.*`gptq`, with `overrides`"
+    ):
+        model, rows = workshop.store.model(str(folder)), workshop.rows(*TEXTS)
+        workshop.run("compress", model, rows, within={"kl": 1}, **FEW)
 
 
 def test_groups_that_do_not_divide_are_told(workshop):

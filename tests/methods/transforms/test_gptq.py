@@ -37,9 +37,14 @@ def test_every_matrix_is_reported(workshop):
     assert made.facts["fallback"] == {}
 
 
-def test_a_killed_run_goes_on_behind_the_last_layer(workshop, tmp_path):
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("gptq", {}), ("gptq", {"correct": 0}), ("awq", {}), ("awq", {"solver": "gptq"}), ("prune", {})],
+)
+def test_a_killed_run_goes_on_behind_the_last_layer(workshop, tmp_path, method, options):
     model, rows = workshop.model(), workshop.rows(*TEXTS)
-    stage = workshop.stage("gptq", rows, **FEW)
+    few = {name: value for name, value in FEW.items() if method != "prune" or name in ("sequences", "length")}
+    stage = workshop.stage(method, rows, **few | options)
     whole, parts, scratch = (tmp_path / name for name in ("whole", "parts", "scratch"))
     for folder in (whole, parts, scratch, tmp_path / "other"):
         folder.mkdir()

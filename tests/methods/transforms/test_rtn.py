@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 import transformers as hf
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
 from posttrain.functional.rounding import Integers, nearest
 from posttrain.models.load import load_policy, load_weights
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError, UsageError
-from tests import tiny
+from tests import gguf_models, tiny
 
 IDS = torch.randint(6, tiny.VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
 EXACT = {"dtype": "float32", "group": 16}
@@ -58,8 +59,8 @@ def test_weights_are_the_nearest_and_all_else_stays(workshop, family):
 
 def test_bits_are_counted_with_their_scales(workshop):
     made = workshop.run("rtn", workshop.model(), bits=4, group=16)
-    shapes = 64 / 1024  # two numbers of 64 bits for each matrix of at least 512 weights
-    assert 4 + 16 / 16 < made.facts["bits_per_weight"] < 4 + 16 / 16 + 8 * shapes
+    of_shape = 2 * 64 / 512  # two whole numbers for each matrix, the smallest of which has 512 weights
+    assert 4 + 16 / 16 < made.facts["bits_per_weight"] < 4 + 16 / 16 + of_shape
     kept = sum(x.nbytes for x in load_file(made.path / "model.safetensors").values())
     assert kept < 0.5 * sum(x.nbytes for x in load_file(workshop.model().path / "model.safetensors").values())
 
@@ -113,6 +114,38 @@ def test_it_answers_like_any_model(workshop):
 def test_wrong_options_are_told_with_a_cure(workshop, options, message):
     with pytest.raises(UsageError, match=message):
         workshop.run("rtn", workshop.model(), **options)
+
+
+def test_patterns_of_names_are_read_as_other_programs_write_them(workshop):
+    """llm-compressor says `re:.*down_proj` where we say each name."""
+    made = workshop.run("rtn", workshop.model(), overrides={"*.down_proj": {"bits": 8}}, **EXACT)
+    before = logits(made)
+    config = json.loads((made.path / "config.json").read_text())
+    for group in config["quantization_config"]["config_groups"].values():
+        if group["targets"] != ["Linear"]:
+            group["targets"] = ["re:.*down_proj"]
+    (made.path / "config.json").write_text(json.dumps(config))
+    assert torch.equal(logits(made), before)
+
+
+def test_experts_that_stand_in_one_block_are_named(workshop):
+    folder = gguf_models.save(
+        workshop.folder / "experts", gguf_models.model("qwen3_moe", vocab_size=720), gguf_models.byte_level("qwen2")
+    )
+    made = workshop.run("rtn", workshop.store.model(str(folder)), group=16)
+    assert [name for name in made.facts["left"] if "experts" in name]
+    assert made.facts["matrices"] == 8  # query, key, value and output of two layers
+
+
+@pytest.mark.parametrize("override", [{}, {"keep": True, "bits": 8}])
+def test_an_override_says_one_thing(workshop, override):
+    with pytest.raises(ValidationError, match="write either `keep: true` or how they are rounded"):
+        workshop.stage("rtn", overrides={"*": override})
+
+
+def test_keeping_everything_is_told(workshop):
+    with pytest.raises(UsageError, match="`overrides` keeps every matrix as it is"):
+        workshop.run("rtn", workshop.model(), overrides={"*": {"keep": True}}, **EXACT)
 
 
 def test_gpt_2_is_refused(workshop):
