@@ -17,7 +17,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
-from torch import Tensor
 
 from posttrain.data.ggml_match import compared_with, read_vocab
 from posttrain.data.ggml_vocab import Vocab
@@ -29,9 +28,9 @@ from posttrain.engine.files import readable
 from posttrain.engine.job import Job
 from posttrain.engine.layerwise import write_report
 from posttrain.engine.method import Made, Transform
-from posttrain.functional.divergence import plain_divergence
 from posttrain.functional.ggml_blocks import GRIDS
 from posttrain.models import llama_cpp
+from posttrain.models.drawn import difference, drawn_logits
 from posttrain.models.gguf_families import family_of
 from posttrain.models.gguf_file import FALLBACK, Blocks, GgufType, gguf_package, weights_of, write_gguf
 from posttrain.models.load import load_tokenizer, load_weights
@@ -41,7 +40,6 @@ from posttrain.schema.errors import ModelError
 from posttrain.schema.settings import DatasetRef
 
 WEIGHTS = (".safetensors", ".bin", ".index.json", ".gguf")
-N_ROWS, N_TOKENS = 4, 48  # what a file that was read back is asked
 FARTHEST = {"f32": 1e-9, "f16": 1e-3, "bf16": 1e-2, "q8_0": 1e-2}  # mean KL in nats: more is no rounding but a mistake
 
 
@@ -190,27 +188,16 @@ def _beside(model: Model, folder: Path) -> None:
 def _read_back(folder: Path, types: Sequence[GgufType], weights: Any) -> dict[str, dict[str, float]]:
     """How far each file's model is from the one that was written. Raises ModelError where that is no rounding. The
     weights are those of the last file afterwards."""
-    before = _logits(weights)
+    before = drawn_logits(weights)
     found: dict[str, dict[str, float]] = {}
     for kind in types:
         path = folder / f"model-{kind.upper()}.gguf"
         weights.load_state_dict(weights_of(path, weights.config), strict=False)
-        after = _logits(weights)
-        kl = float(plain_divergence(after, before).mean())
-        top = float((after.argmax(-1) == before.argmax(-1)).double().mean())
-        found[kind] = {"kl": kl, "top_1": top, "logits_largest": float((after - before).abs().max())}
+        found[kind] = difference(before, drawn_logits(weights))
+        kl = found[kind]["kl"]
         if not kl <= FARTHEST.get(kind, float("inf")):
             raise ModelError(
                 f"{path.name} read back is {kl:.1e} nats from the model, more than rounding to {kind} explains: it is not "
                 "called good. Write `f32` to see whether the architecture is at fault, and tell it in an issue."
             )
     return found
-
-
-@torch.no_grad()
-def _logits(weights: Any) -> Tensor:
-    """(N, V): what the model says after drawn tokens."""
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(n_rows(weights), (N_ROWS, N_TOKENS), generator=draw)
-    logits: Tensor = weights(input_ids=ids).logits
-    return logits.flatten(0, 1).double()

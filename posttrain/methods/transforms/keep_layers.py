@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -26,8 +25,8 @@ from posttrain.data.trees import plant
 from posttrain.engine.job import Job
 from posttrain.engine.method import Made, Transform
 from posttrain.models.depth import changes, keep, layers_of
+from posttrain.models.drawn import drawn_logits
 from posttrain.models.load import load_format, load_tokenizer, load_weights, save_weights
-from posttrain.models.vocabulary import n_rows
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.errors import ModelError
 from posttrain.schema.rows import Conversation, Row, Text
@@ -86,7 +85,7 @@ class KeepLayers(Transform):
         chosen = self._chosen(n, weights, model, tokenizer, inputs.get("data", ()))
         keep(weights, chosen.layers)
         save_weights(weights, tokenizer, job.folder, source=model)
-        after, expected = weights.num_parameters(), _logits(weights)
+        after, expected = weights.num_parameters(), drawn_logits(weights)
         del weights  # before it is loaded once more
         _require(expected, job.folder)
         job.note(
@@ -138,17 +137,9 @@ def _require(expected: Tensor, folder: Path) -> None:
     """Raises ModelError where what was written is not what was cut: a model may be told in other ways than by its lists
     what is special about a layer."""
     written = load_weights(Model(folder, ""))
-    apart = (_logits(written) - expected).abs().max()
+    apart = (drawn_logits(written) - expected).abs().max()
     if not apart <= WRONG * expected.abs().max():
         raise ModelError(
             f"{type(written).__name__} with fewer layers does not load as what it was cut to (logits {float(apart):.1e} apart): "
             "its configuration says of layers by their number what they are. Take another model."
         )
-
-
-@torch.no_grad()
-def _logits(weights: Any) -> Tensor:
-    """(32, V): what the model says after drawn tokens."""
-    ids = torch.randint(n_rows(weights), (1, 32), generator=torch.Generator().manual_seed(0))
-    logits: Tensor = weights(input_ids=ids.to(next(weights.parameters()).device), use_cache=False).logits[0]
-    return logits.double()
