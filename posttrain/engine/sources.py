@@ -87,7 +87,10 @@ def _form(store: "Store", folder: Path) -> tuple[str, Model | None]:
             return "reward", None
         return str(config.get("quantization_config", {}).get("quant_method", "dense")), None
     if any(folder.glob("*.gguf")):
-        return "gguf", None
+        raise ModelError(
+            f"{folder} holds GGUF files alone, and they are read beside the config.json and tokenizer.json of the model that they "
+            "were made from. Put these there, or name that model."
+        )
     raise ModelError(
         f"{folder} is no model: it has neither config.json nor adapter_config.json. Name a folder in the Hugging Face "
         "format (config.json, model.safetensors, tokenizer.json), or `lab` for the small model that ships with posttrain."

@@ -106,6 +106,12 @@ def no_weights(base: Path) -> None:
     (base / "model.safetensors").unlink()
 
 
+def a_file_alone(base: Path) -> None:
+    for path in base.iterdir():
+        path.unlink()
+    (base / "model-Q4_0.gguf").write_bytes(b"GGUF")
+
+
 def torn_config(base: Path) -> None:
     (base / "config.json").write_text("{torn")
 
@@ -115,6 +121,7 @@ def torn_config(base: Path) -> None:
     [
         (no_config, "is no model: it has neither config.json nor adapter_config.json. Name a folder"),
         (no_weights, "has a config.json but no weights. Put model.safetensors beside it."),
+        (a_file_alone, "holds GGUF files alone, and they are read beside the config.json and tokenizer.json"),
         (torn_config, "config.json cannot be read as JSON"),
     ],
 )
