@@ -53,8 +53,15 @@ class Grid(Protocol):
     def group(self) -> int | None:
         """Columns that share a scale; a whole row if None."""
 
+    @property
+    def offset_scales(self) -> bool:
+        """Whether an offset is a number of steps, so that it goes with its scale."""
+
     def fit(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """(R, K, C / K) -> the scale and the offset of each group, (R, K), as they will be stored."""
+
+    def rescaled(self, wanted: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale nearest to a wanted one that can be stored in place of `scale`, and the offset that goes with it."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,15 @@ class Integers:
         least, most = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)  # zero stays zero
         scale = self._stored((most - least) / steps)
         zero = (self.low - least / scale).round().clamp(self.low, self.high)
+        return scale, -scale * zero
+
+    @property
+    def offset_scales(self) -> bool:
+        return True
+
+    def rescaled(self, wanted: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        zero = (-offset / scale).round()
+        scale = self._stored(wanted)
         return scale, -scale * zero
 
     def _stored(self, scale: Tensor) -> Tensor:
@@ -159,11 +175,8 @@ def inverse_factor(gram: Tensor, damp: float) -> Tensor | None:
     mean = gram.diagonal().mean()
     if not (mean > 0 and mean.isfinite()):
         return None
-    unread = gram.diagonal() == 0
     for times in DAMPING:
-        damped = gram.clone()
-        damped.diagonal().add_(damp * times * mean + unread * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        lower, failed = torch.linalg.cholesky_ex(damped(gram, damp * times))
         if not failed:
             factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
             if not failed:
@@ -171,12 +184,19 @@ def inverse_factor(gram: Tensor, damp: float) -> Tensor | None:
     return None
 
 
+def damped(gram: Tensor, share: float) -> Tensor:
+    """(C, C): G with a share of the mean of its diagonal added to it; a column that no token reached gets the mean."""
+    found, mean = gram.clone(), gram.diagonal().mean()
+    found.diagonal().add_(share * mean + (gram.diagonal() == 0) * mean)
+    return found
+
+
 def solve(columns: Tensor, factor: Tensor, scale: Tensor, offset: Tensor, bounds: tuple[int, int]) -> Tensor:
     """(C, R) int8: the rounding of a transposed matrix (C, R), whose columns lie one behind the other, in their order. Each
     has its own scale and offset, (C, R)."""
     left = columns.clone(memory_format=torch.contiguous_format)
     ints = torch.empty_like(left, dtype=torch.int8)
-    for start, end in _blocks(len(left)):
+    for start, end in column_blocks(len(left)):
         errors, own = torch.empty_like(left[start:end]), factor[start:end, start:end]
         for i in range(start, end):
             q = ((left[i] - offset[i]) / scale[i]).round_().clamp_(*bounds)
@@ -188,7 +208,8 @@ def solve(columns: Tensor, factor: Tensor, scale: Tensor, offset: Tensor, bounds
     return ints
 
 
-def _blocks(n: int) -> Iterator[tuple[int, int]]:
+def column_blocks(n: int) -> Iterator[tuple[int, int]]:
+    """Where each block of some columns starts and ends."""
     return ((start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
 
 

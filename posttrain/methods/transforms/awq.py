@@ -9,9 +9,9 @@ diag(s)^-1 goes into whatever writes the inputs: a norm, or the matrix before. W
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import model_validator
 from torch import Tensor
 
 from posttrain.engine.calibrating import Calibrated, calibration
@@ -19,7 +19,7 @@ from posttrain.engine.job import Job
 from posttrain.engine.layerwise import Told, compress, heard
 from posttrain.engine.method import Made
 from posttrain.engine.quantising import Quantising
-from posttrain.engine.solving import Matrices
+from posttrain.engine.solving import Matrices, Solved
 from posttrain.functional.rounding import DAMP, nearest, output_error
 from posttrain.functional.scaling import awq_scales
 from posttrain.models.blocks import Block, Blocks
@@ -29,22 +29,29 @@ from posttrain.models.matrices import decoder
 from posttrain.models.precision import device
 
 
-class AWQ(Calibrated, Quantising):
+class AWQ(Calibrated, Solved, Quantising):
     """Round to integers of few bits, with finer steps for the weights that meet large inputs."""
+
+    version: ClassVar[int] = 2
 
     search: bool = True
     """Look for narrower scales that lower the error, AWQ's clipping; without, the largest weight of a group sets its scale."""
     solver: Literal["nearest", "gptq"] = "nearest"
     """How scaled weights are rounded; `gptq` lets later weights make up for earlier ones as well."""
-    correct: float = Field(0.5, ge=0, le=1)
-    """With `solver: gptq`, how much of what rounding lost before a matrix it makes up for."""
+
+    @model_validator(mode="after")
+    def _gptq_has_its_options_alone(self) -> "AWQ":
+        idle = sorted(Solved.model_fields.keys() & self.model_fields_set)
+        if self.solver == "nearest" and idle:
+            raise ValueError(f"`{idle[0]}` does nothing to `solver: nearest`: add `solver: gptq`, or leave it out")
+        return self
 
     def run(self, job: Job, **inputs: Any) -> Made:
         model = inputs["model"]
         weights = decoder(model, "quantised")
         grids = self.grids(weights)
         ids = calibration(self, model, inputs["data"], job)
-        how = (DAMP, self.correct) if self.solver == "gptq" else (None, 0)
+        how = (DAMP, self.correct, self.polish) if self.solver == "gptq" else (None,)
         solver = Scaled(grids, self.search, *how)
         parts, told = compress(weights, ids, solver, device(), job)
         return self.write(job, model, weights, grids, parts, told)

@@ -28,6 +28,7 @@ from posttrain.engine.files import readable
 from posttrain.engine.job import Job
 from posttrain.engine.layerwise import write_report
 from posttrain.engine.method import Made, Transform
+from posttrain.engine.solving import Solved
 from posttrain.functional.ggml_blocks import GRIDS
 from posttrain.models import llama_cpp
 from posttrain.models.drawn import difference, drawn_logits
@@ -51,9 +52,10 @@ def _each_once(types: tuple[GgufType, ...]) -> tuple[GgufType, ...]:
     return types
 
 
-class GGUF(Calibrated, Transform):
+class GGUF(Calibrated, Solved, Transform):
     """Write a dense model as files for llama.cpp."""
 
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[str]] = frozenset({"dense"})
 
     types: Annotated[tuple[GgufType, ...], AfterValidator(_each_once)] = Field(("q8_0",))
@@ -65,8 +67,6 @@ class GGUF(Calibrated, Transform):
     read."""
     data: DatasetRef = ()
     """With `solver: gptq`, conversations or texts like those that the model will meet; never those that it is tested on."""
-    correct: float = Field(0.5, ge=0, le=1)
-    """With `solver: gptq`, how much of what rounding lost before a matrix it makes up for."""
     compare: Literal["auto", "always", "never"] = "auto"
     """Whether llama.cpp itself is asked, which needs room for the model in fp32 again: where it is installed, always, or
     never."""
@@ -77,7 +77,7 @@ class GGUF(Calibrated, Transform):
             raise ValueError("`solver: gptq` looks at rows: give `data`, or leave `solver` out")
         if self.solver == "gptq" and not set(self.types) & set(GRIDS):
             raise ValueError(f"`solver: gptq` solves types in blocks alone: add one of {', '.join(GRIDS)} to `types`")
-        idle = sorted({"data", "sequences", "length", "correct"} & self.model_fields_set)
+        idle = sorted({"data", "sequences", "length", *Solved.model_fields} & self.model_fields_set)
         if self.solver == "stock" and idle:
             raise ValueError(f"`{idle[0]}` does nothing to `solver: stock`: add `solver: gptq`, or leave it out")
         return self
@@ -129,7 +129,7 @@ class GGUF(Calibrated, Transform):
         ids = calibration(self, model, inputs["data"], job)
         solved, report = {}, {}
         for kind in (each for each in self.types if each in GRIDS):
-            solved[str(kind)], report[str(kind)] = solved_blocks(job, model, ids, kind, self.correct)
+            solved[str(kind)], report[str(kind)] = solved_blocks(job, model, ids, kind, self)
             told = [each for each in report[str(kind)] if not each.fallback]
             error, before = (fmean(getattr(each, name) for each in told) for name in ("error", "nearest"))
             job.note(
