@@ -12,10 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from posttrain.schema.artifacts import MANIFEST, FileEntry, hash_of
+from posttrain.schema.artifacts import MANIFEST, FileEntry, Model, hash_of
 from posttrain.schema.errors import DiskFull
 
 MEGABYTE = 1_000_000
+WEIGHTS = (".safetensors", ".bin", ".index.json", ".gguf")
 DRAFT = re.compile(r"\..+\.\d+")  # `.report.md.4711`: what process 4711 writes before it becomes report.md
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Libraries written in Rust and C++ report a full disk as text, without an errno.
@@ -178,3 +179,11 @@ def room_for(what: str, place: Path, needed: int = 0) -> Iterator[None]:
         written = sum(path.stat().st_size for path in files_under(place)) if place.is_dir() else 0
         more = "about" if needed > written else "more than"
         raise _disk_full(place, what, max(needed, written), more) from error
+
+
+def copy_beside(model: Model, folder: Path) -> None:
+    """What stands beside the weights of a model: configuration, tokenizer, chat template and prompt program."""
+    for name in model.files:
+        if not name.endswith((*WEIGHTS, "README.md")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(model.path / name, folder / name)

@@ -9,7 +9,6 @@ Vectors stay in fp32, embeddings and head in eight bits. Tensors go through one 
 found by its rules and compared on texts, and every file is read back and asked before it is called good.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +23,7 @@ from posttrain.data.template import turn_end, with_template
 from posttrain.data.varied_texts import N_TEXTS
 from posttrain.engine.block_solving import solved_blocks
 from posttrain.engine.calibrating import Calibrated, calibration
-from posttrain.engine.files import readable
+from posttrain.engine.files import copy_beside, readable
 from posttrain.engine.job import Job
 from posttrain.engine.layerwise import write_report
 from posttrain.engine.method import Made, Transform
@@ -40,7 +39,6 @@ from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
 from posttrain.schema.settings import DatasetRef
 
-WEIGHTS = (".safetensors", ".bin", ".index.json", ".gguf")
 FARTHEST = {"f32": 1e-9, "f16": 1e-3, "bf16": 1e-2, "q8_0": 1e-2}  # mean KL in nats: more is no rounding but a mistake
 
 
@@ -96,7 +94,7 @@ class GGUF(Calibrated, Solved, Transform):
         for note in (*vocab.notes, *_read_otherwise(model)):
             job.note(note)
         files = self.write(job, weights, vocab, self._solved(job, model, inputs))
-        _beside(model, job.folder)
+        copy_beside(model, job.folder)
         verified = {"verified": "tokenizer rules, read back", **self.parity(job, model, weights, vocab)}
         differences = _read_back(job.folder, self.types, weights)
         facts = {"architecture": family.arch, "tokenizer": _told(vocab), "files": files, "difference": differences}
@@ -175,14 +173,6 @@ def _read_otherwise(model: Model) -> list[str]:
 
 def _told(vocab: Vocab) -> dict[str, Any]:
     return {"model": vocab.model, "pre": vocab.pre, **vocab.checked, "notes": list(vocab.notes)}
-
-
-def _beside(model: Model, folder: Path) -> None:
-    """Configuration, tokenizer, template and prompt program, so that the folder can be loaded here as well."""
-    for name in model.files:
-        if not name.endswith((*WEIGHTS, "README.md")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(model.path / name, folder / name)
 
 
 def _read_back(folder: Path, types: Sequence[GgufType], weights: Any) -> dict[str, dict[str, float]]:
