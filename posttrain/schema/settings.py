@@ -8,7 +8,7 @@ an input, one of `ParentRefs` several; the planner turns them into artifacts bef
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -126,7 +126,7 @@ def _mark(info: FieldInfo) -> str | None:
 
 def _type_name(annotation: Any, mark: str | None) -> str:
     if mark in ("dataset", "model"):
-        return mark
+        return "models" if mark == "model" and get_origin(annotation) is tuple else mark
     text = (
         annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
     )

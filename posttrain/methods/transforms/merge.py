@@ -180,10 +180,10 @@ class Merge(Transform):
                 if x.is_floating_point():
                     draw = Generator().manual_seed(seed_of(job.seed, place))
                     x.copy_(self._one(laid.of(name), draw, tally).to(dtype))
+        for path in paths:  # room for what is written next
+            path.unlink()
         after = drawn_logits(merged).cpu()
         save_weights(merged.to(dtype), load_tokenizer(parents[0]), job.folder, source=parents[0])
-        for path in paths:
-            path.unlink()
         moved = [difference(before, after) for before in said]
         return Made(self._facts(job, models, moved, tally))
 
