@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,10 +73,11 @@ def require_mergeable(parents: Sequence[Model]) -> None:
     config, vocabulary = load_config(first), load_tokenizer(first).get_vocab()
     for other in others:
         theirs = load_config(other)
-        _require_tokens(first, other, vocabulary)
-        for name, ours, those in _different(config, theirs):
-            cure = _cure(name)
-            raise ModelError(f"{first.path} and {other.path} differ in `{name}`: {ours!r} and {those!r}. {cure}")
+        if config.model_type == theirs.model_type:  # else that is told
+            _require_tokens(first, other, vocabulary)
+        for name, *values in _different(config, theirs):
+            ours, those = map(shortened, values)
+            raise ModelError(f"{first.path} and {other.path} differ in `{name}`: {ours} and {those}. {_cure(name)}")
 
 
 def _require_tokens(first: Model, other: Model, vocabulary: dict[str, int]) -> None:

@@ -102,21 +102,18 @@ class Merge(Transform):
         said = [
             name for name in ("others", "base", "weights", "density", "scale") if getattr(self, name) not in (None, ())
         ]
-        if self.how is None:
-            wrong = (
-                f"`{said[0]}` is said of several models: say `how` they become one, such as `how: linear`. An adapter is merged "
-                "into its base without either"
-                if said
-                else ""
-            )
-        else:
-            wrong = self._misplaced(self.how, said) or self._miscounted(self.how)
-        if wrong:
+        if wrong := self._misplaced(said) or self._miscounted():
             raise ValueError(wrong)
         return self
 
-    def _misplaced(self, how: str, said: Sequence[str]) -> str:
+    def _misplaced(self, said: Sequence[str]) -> str:
         """What is wrong with which options are said."""
+        how = self.how
+        if how is None and said:
+            return (
+                f"`{said[0]}` is said of several models: say `how` they become one, such as `how: linear`. An adapter is merged "
+                "into its base without either"
+            )
         of_base = [f"`{name}`" for name in ("base", "density", "scale") if name in said]
         if how in MEANS and of_base:
             return f"`{how}` is a mean of whole models and has no {of_base[0]}: leave it out, or write `how: task_arithmetic`"
@@ -129,9 +126,9 @@ class Merge(Transform):
             return f"`{how}` keeps all that was learnt and has no `density`: leave it out, or write `how: ties`"
         return ""
 
-    def _miscounted(self, how: str) -> str:
+    def _miscounted(self) -> str:
         """What is wrong with how many models there are, or how they are weighted."""
-        n = 1 + len(self.others)
+        how, n = self.how, 1 + len(self.others)
         if how in MEANS and n < 2:
             return f"`{how}` takes several models, and one is named. Name the further ones: `others: [facts]`"
         if how == "slerp" and n > 2:
