@@ -59,6 +59,10 @@ class Stage(Settings):
     artifact: ClassVar[type[Artifact]]
     reads: ClassVar[type[Row] | None] = None
 
+    def accepted(self) -> frozenset[str]:
+        """The forms of model that it takes with these settings: all that it accepts, unless some have nothing to do."""
+        return self.accepts
+
     def makes_form(self, form: str) -> str:
         """The form of the model that comes out when one of `form` goes in."""
         return form
@@ -71,7 +75,7 @@ class Stage(Settings):
     @abstractmethod
     def run(self, job: "Job", **inputs: Any) -> Made:
         """Writes the artifact into `job.folder`. `inputs` are `model: Model` and, by the name of their setting,
-        tuples of Dataset."""
+        tuples of Dataset, a Model or a tuple of them."""
 
 
 class Transform(Stage):

@@ -73,6 +73,11 @@ def load_context(model: Model) -> int:
     return seq2seq.longest(_config(Path(model.base or model.path)))
 
 
+def load_config(model: Model) -> Any:
+    """A model's configuration as transformers has it; of an adapter, that of its base. Raises ModelError."""
+    return _config(Path(model.base or model.path))
+
+
 def load_weights(
     model: Model, *, four_bits: bool = False, scores: bool = False, at: torch.device | None = None
 ) -> "Weights":

@@ -13,7 +13,7 @@ from functools import cached_property
 from posttrain.engine.method import Stage
 from posttrain.schema.errors import Problem, RecipeError, nearest
 from posttrain.schema.rows import Row
-from posttrain.schema.settings import Rows, form_of, input_of, inputs
+from posttrain.schema.settings import Rows, forms_of, input_of, inputs
 
 from .reading import NAME, draft
 from .recipe import BASE, Entry, Gate, Recipe, Round, names_in, unrolled
@@ -184,20 +184,21 @@ class _Wiring:
         given = self.forms[source]
         if given is None:
             return None
-        if given in stage.accepts:
+        if given in stage.accepted():
             return stage.makes_form(given)
         cure = self.cure(stage, given)
         self.wrong(
             entry.node,
-            f"{entry.name!r} takes {' or '.join(sorted(stage.accepts))} weights, and {source!r} holds {given} ones. {cure}",
+            f"{entry.name!r} takes {' or '.join(sorted(stage.accepted()))} weights, and {source!r} holds {given} ones. {cure}",
         )
         return None
 
     def cure(self, stage: Stage, given: str) -> str:
-        fitting = [name for name, form in self.forms.items() if form in stage.accepts]
+        fitting = [name for name, form in self.forms.items() if form in stage.accepted()]
         branch = f"write `from: {fitting[-1]}`" if fitting else ""
-        merge = "insert `- merge` before it" if given == "adapter" and "dense" in stage.accepts else ""
-        cure = ", or ".join(part for part in (merge, branch) if part) or "begin with a model of that form"
+        merge = "insert `- merge` before it" if given == "adapter" and "dense" in stage.accepted() else ""
+        other = f"give it other settings, with which it takes {given} ones" if given in stage.accepts else ""
+        cure = ", or ".join(part for part in (merge, branch, other) if part) or "begin with a model of that form"
         return f"{cure[0].upper()}{cure[1:]}."
 
     def inputs(self, entry: Entry, rounds: str) -> dict[str, tuple[Input, ...]]:
@@ -207,29 +208,30 @@ class _Wiring:
         for option, kind in inputs(type(entry.stage)).items():
             value, node = input_of(entry.stage, option), entry.node.nearest(option)
             names = [value] if isinstance(value, str | Rows) else list(value or ())
-            form = form_of(type(entry.stage), option)
-            wires[option] = tuple(self.wire(entry, kind, form, name, node, rounds) for name in names)
+            forms = forms_of(type(entry.stage), option)
+            wires[option] = tuple(self.wire(entry, kind, forms, name, node, rounds) for name in names)
         return {option: wire for option, wire in wires.items() if wire}
 
-    def wire(self, entry: Entry, kind: str, form: str | None, named: str | Rows, node: Node, rounds: str) -> Input:
+    def wire(
+        self, entry: Entry, kind: str, forms: tuple[str, ...], named: str | Rows, node: Node, rounds: str
+    ) -> Input:
         name, rows = (named.path, named) if isinstance(named, Rows) else (named, None)
         found = self.resolve(name, rounds) if NAME.fullmatch(name) else None
         if found is None and name in names_in(self.recipe.stages):
             self.wrong(node, f"{entry.name}: {name!r} is made later than it is read. Move it up.")
         if found is None:
-            return Input(name, None, node, rows)
+            return Input(name, None, node, rows, forms)
         if self.kinds[found] not in (kind, None):
             makes, wants = self.kinds[found], "rows" if kind == "dataset" else "a model"
             self.wrong(
                 node, f"{entry.name}: {name!r} makes a {makes}, and {wants} is wanted. For a folder write `./{name}`."
             )
-        elif form and self.forms.get(found) not in (form, None):
-            fitting = [name for name, each in self.forms.items() if each == form]
-            cure = f"Write `{fitting[-1]}`." if fitting else f"Put a `{form}` stage before it."
-            self.wrong(
-                node, f"{entry.name}: {name!r} holds {self.forms[found]} weights, and {form} ones are wanted. {cure}"
-            )
-        return Input(found, found, node, rows)
+        elif forms and self.forms.get(found) not in (*forms, None):
+            fitting = [name for name, each in self.forms.items() if each in forms]
+            cure = f"Write `{fitting[-1]}`." if fitting else f"Put a `{forms[0]}` stage before it."
+            wanted = f"holds {self.forms[found]} weights, and {' or '.join(forms)} ones are wanted"
+            self.wrong(node, f"{entry.name}: {name!r} {wanted}. {cure}")
+        return Input(found, found, node, rows, forms)
 
     def give_suite(self, model: str, form: str | None, measured: bool) -> None:
         """Says what a model is measured with: all of the suite that can load it. That what scores is not measured as what

@@ -68,6 +68,34 @@ def test_the_form_of_the_base_counts() -> None:
         plan(recipe, "gguf")
 
 
+TWO = "  - pipeline_fakes:Tune: {name: a, data: rows.jsonl}\n  - pipeline_fakes:Tune: {name: b, from: base, data: rows.jsonl}\n"
+
+
+def test_a_setting_names_several_models() -> None:
+    found = planned(TWO + "  - pipeline_fakes:Blend: {from: a, others: [b, ./folder], base: base}").steps[-1]
+    assert [(each.name, each.step) for each in found.inputs["others"]] == [("b", "b"), ("./folder", None)]
+    assert found.waits_for == ("a", "b", "base")
+    alone = planned(TWO + "  - pipeline_fakes:Blend: {from: a, others: b}").steps[-1]
+    assert [each.name for each in alone.inputs["others"]] == ["b"] and "base" not in alone.inputs
+
+
+def test_each_of_several_models_must_be_of_a_fitting_form() -> None:
+    squeezed = "  - pipeline_fakes:Compress: {from: b}\n"
+    assert refused(TWO + squeezed + "  - pipeline_fakes:Blend: {from: a, others: [b, compress]}") == (
+        "demo.yaml:8: blend: 'compress' holds gptq weights, and dense or adapter ones are wanted. Write `b`."
+    )
+    assert "blend: 'write' makes a dataset, and a model is wanted" in refused(
+        TWO + "  - pipeline_fakes:Write: {data: x}\n  - pipeline_fakes:Blend: {from: a, others: [write]}"
+    )
+
+
+def test_a_merge_without_how_takes_no_dense_model_and_says_what_would() -> None:
+    assert refused(TWO + "  - merge") == (
+        "demo.yaml:7: 'merge' takes adapter weights, and 'b' holds dense ones. Give it other settings, with which it takes "
+        "dense ones."
+    )
+
+
 def test_rounds_are_unrolled_and_names_mean_this_round() -> None:
     found = planned("""
   - repeat:
