@@ -98,5 +98,5 @@ def test_it_is_stopped(tmp_path, program):
 @pytest.mark.parametrize("solver", ["gptq", "nearest"])
 def test_llm_compressor_itself(workshop, solver):
     found = made(workshop, str(Path(PYTHON or "")), solver=solver, bits=8, group=None)
-    assert found.facts["parity"]["kl"] < 1e-9
-    assert 1e-9 < found.facts["difference"]["kl"] < 1e-3
+    assert found.facts["parity"]["kl"] < 1e-9, found.facts
+    assert 1e-9 < found.facts["difference"]["kl"] < 1e-2
