@@ -9,6 +9,7 @@ from torch import Tensor
 from posttrain.functional.rounding import Grid, Rounded, corrected, fit, gptq, nearest
 from posttrain.models.blocks import Block, Blocks
 from posttrain.models.inputs import Groups, Inputs
+from posttrain.models.rounded_inputs import round_inputs
 
 from .layerwise import Parts, Told
 
@@ -20,12 +21,14 @@ NO_INVERSE = "rounded to nearest: what it reads has no inverse"
 @dataclass(frozen=True)
 class Matrices:
     """Rounds to the grids of matrices by their names. `search` looks for narrower scales; `damp` is GPTQ's, and rounding is
-    to nearest without it; `correct` is how much of what was lost before a matrix it makes up for."""
+    to nearest without it; `correct` is how much of what was lost before a matrix it makes up for. Where `activations` are
+    rounded, what comes behind a matrix reads what it then gives."""
 
     grids: Mapping[str, Grid]
     search: bool
     damp: float | None
     correct: float = 0
+    activations: bool = False
 
     @property
     def looks_back(self) -> bool:
@@ -79,6 +82,8 @@ class Matrices:
         for name, linear in block.linears().items():
             if name in parts:
                 linear.weight.copy_(Rounded(*parts[name]).dense())
+                if self.activations:
+                    round_inputs(linear)
 
 
 def _sizes(weight: Tensor, gram: Tensor, rows: Sequence[int]) -> list[float]:
