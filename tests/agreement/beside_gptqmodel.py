@@ -2,7 +2,7 @@
 
 make MODEL FOLDER       quantises a model in every way that its files differ, into folders of FOLDER
 read IDS FOLDER ...     loads folders with transformers and leaves what they compute beside each: `FOLDER.logits`, and what it
-                        computes with: `FOLDER.dense`, where the kernel tells
+                        computes with: `FOLDER.dense`
 """
 
 import sys
@@ -38,14 +38,17 @@ def make(model: str, folder: str) -> None:
 
 @torch.no_grad()
 def read(ids: str, *folders: str) -> None:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GPTQConfig
 
+    how = GPTQConfig(
+        bits=4, backend="torch"
+    )  # the bits are those of the folder; other kernels are compiled at the first use
     for folder in folders:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=how)
         dense = {
             name: module.dequantize_weight().t().float().contiguous()
             for name, module in model.named_modules()
-            if type(module).__name__ == "TorchLinear"
+            if hasattr(module, "dequantize_weight")
         }
         torch.save(dense, f"{folder}.dense")
         torch.save(model(input_ids=torch.load(ids)).logits.float(), f"{folder}.logits")

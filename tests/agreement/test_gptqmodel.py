@@ -22,10 +22,7 @@ SCRIPT = Path(__file__).parent / "beside_gptqmodel.py"
 IDS = torch.randint(6, tiny.VOCABULARY, (4, 32), generator=torch.Generator().manual_seed(0))
 OURS = {
     f"{bits}{'' if symmetric else '-asymmetric'}-{group}": {"bits": bits, "symmetric": symmetric, "group": group}
-    for bits in (2, 3, 4, 8)
-    for symmetric in (True, False)
-    for group in (32, None)
-    if (bits, group) != (4, None)  # the kernel that it takes for those on a CPU wants rows of 32, 64, 128 or 256
+    for bits, symmetric, group in [(2, True, 32), (3, True, None), (4, True, 32), (4, False, 32), (8, False, None)]
 }
 HALF = 2**-10  # of a weight: it multiplies in float16
 
@@ -37,7 +34,7 @@ pytestmark = [
 
 def theirs(*words: object) -> None:
     done = subprocess.run(
-        [str(PYTHON), str(SCRIPT), *map(str, words)], capture_output=True, text=True, timeout=570, check=False,
+        [str(PYTHON), str(SCRIPT), *map(str, words)], capture_output=True, text=True, timeout=1200, check=False,
         env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "GPTQMODEL_CPU_WORKERS": "2"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -47,6 +44,7 @@ def agrees(folder: Path, model: Model) -> None:
     """That what we compute with what a folder holds is what they do."""
     ours = load_weights(model)
     dense, logits = torch.load(f"{folder}.dense"), torch.load(f"{folder}.logits")
+    assert len(dense) == 14
     for name, weight in dense.items():
         mine = ours.get_parameter(f"{name}.weight")
         assert ((mine - weight).abs() <= HALF * mine.abs() + 1e-6).all(), (folder.name, name)
