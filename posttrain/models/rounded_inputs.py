@@ -3,7 +3,7 @@
     y = W^ x^        x^ each token's x in 8 bits, with a scale of its own that is found while the model computes
 
 vLLM multiplies the integers themselves; here, as in transformers, their values are multiplied, which gives the same but for the
-order of sums.
+order of sums. Its steps are max |x| / 127, those of compressed-tensors, which are taken here, max |x| / 127.5.
 """
 
 import re
