@@ -11,6 +11,7 @@ from posttrain.functional.polishing import polished
 from posttrain.functional.rounding import Grid, Rounded, corrected, fit, gptq, nearest
 from posttrain.models.blocks import Block, Blocks
 from posttrain.models.inputs import Groups, Inputs
+from posttrain.models.rounded_inputs import round_inputs
 from posttrain.schema.settings import Settings
 
 from .layerwise import Parts, Told
@@ -34,13 +35,14 @@ class Solved(Settings):
 class Matrices:
     """Rounds to the grids of matrices by their names. `search` looks for narrower scales; `damp` is GPTQ's, and rounding is
     to nearest without it; `correct` is how much of what was lost before a matrix it makes up for, `polish` how often what was
-    solved is gone over again."""
+    solved is gone over again. Where `activations` are rounded, what comes behind a matrix reads what it then gives."""
 
     grids: Mapping[str, Grid]
     search: bool
     damp: float | None
     correct: float = 0
     polish: int = 0
+    activations: bool = False
 
     @property
     def looks_back(self) -> bool:
@@ -100,6 +102,8 @@ class Matrices:
         for name, linear in block.linears().items():
             if name in parts:
                 linear.weight.copy_(Rounded(*parts[name]).dense())
+                if self.activations:
+                    round_inputs(linear)
 
 
 def _sizes(weight: Tensor, gram: Tensor, rows: Sequence[int]) -> list[float]:

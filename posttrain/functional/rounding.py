@@ -67,12 +67,14 @@ class Grid(Protocol):
 @dataclass(frozen=True)
 class Integers:
     """Integers of some bits around zero, or anywhere if not `symmetric`. Scales are rounded to `dtype` before any weight
-    is, or what is stored would not be what was solved for."""
+    is, or what is stored would not be what was solved for. Where zeros are stored less one (`zero_above_low`), none may be the
+    lowest integer."""
 
     bits: int
     group: int | None = None
     symmetric: bool = True
     dtype: torch.dtype = torch.float32
+    zero_above_low: bool = False
 
     @property
     def low(self) -> int:
@@ -88,6 +90,8 @@ class Integers:
             scale = self._stored(groups.abs().amax(-1) / (steps / 2))
             return scale, torch.zeros_like(scale)
         least, most = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)  # zero stays zero
+        if self.zero_above_low:
+            least = torch.minimum(least, -most / (steps - 1))
         scale = self._stored((most - least) / steps)
         zero = (self.low - least / scale).round().clamp(self.low, self.high)
         return scale, -scale * zero
@@ -211,6 +215,15 @@ def solve(columns: Tensor, factor: Tensor, scale: Tensor, offset: Tensor, bounds
 def column_blocks(n: int) -> Iterator[tuple[int, int]]:
     """Where each block of some columns starts and ends."""
     return ((start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+
+
+def nearest_per_token(x: Tensor, bits: int = 8) -> Tensor:
+    """(..., C) -> (..., C): each token's values to the nearest of so many integers around zero, as compressed-tensors does
+    while a model computes. The largest value of a token sets its scale: s = max |x| / (2^bits - 1) * 2."""
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    scale = x.abs().amax(-1, keepdim=True).float() / ((high - low) / 2)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a token of zeros
+    return (x / scale).round_().clamp_(low, high).mul_(scale).to(x.dtype)
 
 
 def output_error(weight: Tensor, rounded: Tensor, gram: Tensor) -> float:

@@ -25,6 +25,7 @@ from .gguf_file import gguf_weights, holds_gguf
 from .packed import is_packed, packed_weights
 from .policy import Policy
 from .precision import choose_threads, device, use_fast_matmul
+from .rounded_inputs import round_inputs_as_said
 from .scorer import Scorer
 
 if TYPE_CHECKING:
@@ -165,8 +166,7 @@ def rebuild(path: Path, **options: Any) -> "PreTrainedModel":
     weight is missing."""
     config = _config(path)
     state = packed_weights(path, config) if is_packed(config) else gguf_weights(path, config)
-    if is_packed(config):
-        del config.quantization_config
+    rounding = config.__dict__.pop("quantization_config", {})
     options.pop("trust_remote_code")
     kind = _transformers().MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     weights, said = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **options)
@@ -175,6 +175,7 @@ def rebuild(path: Path, **options: Any) -> "PreTrainedModel":
         raise ModelError(
             f"{path} lacks weights, or has some that are not the model's ({names[0]}). Copy the model again."
         )
+    round_inputs_as_said(weights, rounding)
     if (path / "generation_config.json").is_file():
         weights.generation_config = _transformers().GenerationConfig.from_pretrained(path)
     model: PreTrainedModel = weights

@@ -34,6 +34,9 @@ how = CompressedTensorsConfig(dequantize=True)  # as floating-point numbers; wit
 model = AutoModelForCausalLM.from_pretrained("FOLDER", quantization_config=how)
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
 
+LOAD_GPTQ = f"""# pip install optimum gptqmodel; vLLM and SGLang need nothing more
+{LOAD_DENSE}"""
+
 LOAD_GGUF = """# pip install llama-cpp-python; llama.cpp, Ollama and LM Studio open the file too
 from llama_cpp import Llama
 
@@ -63,7 +66,7 @@ model = PeftModel.from_pretrained(base, "FOLDER")"""
 LOAD = {
     "dense": LOAD_DENSE,
     "compressed-tensors": LOAD_PACKED,
-    "gptq": LOAD_DENSE,
+    "gptq": LOAD_GPTQ,
     "awq": LOAD_DENSE,
     "gguf": LOAD_GGUF,
     "adapter": LOAD_ADAPTER,

@@ -39,6 +39,6 @@ class GPTQ(Calibrated, Solved, Quantising):
         weights = decoder(model, "quantised")
         grids = self.grids(weights)
         ids = calibration(self, model, inputs["data"], job)
-        solver = Matrices(grids, self.search, self.damp, self.correct, self.polish)
+        solver = Matrices(grids, self.search, self.damp, self.correct, self.polish, bool(self.activations))
         parts, told = compress(weights, ids, solver, device(), job)
         return self.write(job, model, weights, grids, parts, told)
