@@ -31,7 +31,7 @@ from . import attention, seq2seq
 from .activations import offloaded
 from .adapters import answering, is_adapted, n_virtual
 from .exact import exact_layout
-from .expected import Expected
+from .expected import Expected, Noted
 from .precision import computes_in
 from .vocabulary import n_rows
 
@@ -254,6 +254,13 @@ class AnswerLogps(Protocol):
         """(B,): the sum of an answer's token log-probabilities."""
 
 
+class Teacher(Protocol):
+    """Whoever tells what a teacher expects: a policy, or what one said before."""
+
+    def expects(self, trees: Sequence[Tree]) -> Expected | Noted:
+        """What stands before every trained token."""
+
+
 @dataclass
 class Models:
     """The models that an objective may ask. Each is None unless the objective `needs` it."""
@@ -261,7 +268,7 @@ class Models:
     policy: Policy
     reference: "AnswerLogps | None" = None
     critic: "Scorer | None" = None
-    teacher: Policy | None = None
+    teacher: Teacher | None = None
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every weight that is trained, by a name that a checkpoint can hold; those that two models share once."""
