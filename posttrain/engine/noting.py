@@ -69,7 +69,7 @@ class Asking:
         ids, k = "<u2" if rows <= U16 else "<u4", min(self.top, rows)
         return np.dtype([("ids", ids, (k,)), ("logps", "<f2", (k,)), ("rest", "<f2")])
 
-    def expects(self, trees: Sequence[Tree]) -> Noted:
+    def expects(self, trees: Sequence[Tree], deep: bool = False) -> Noted:
         """What would be noted of some rows, asked now."""
         teacher = self.loaded
         with torch.no_grad(), teacher.precision():
@@ -100,7 +100,7 @@ class NotedTeacher:
         self._rows, self._places, self._device = _done(folder)[1], places, device
         self._tokens = np.memmap(folder / TOKENS, asking.record(self._rows), "r")
 
-    def expects(self, trees: Sequence[Tree]) -> Noted:
+    def expects(self, trees: Sequence[Tree], deep: bool = False) -> Noted:
         """What was noted of the learnt tokens of rows, in the order of these. Raises KeyError for a row that is not there."""
         places = (self._places[name_of(tree)] for tree in trees)
         record = np.concatenate([self._tokens[start:end] for start, end in places])

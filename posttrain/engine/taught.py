@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from posttrain.data.planting import Planted
 from posttrain.data.read import read
 from posttrain.functional.layout import Branch, Tree
+from posttrain.models.bridge import bridge
 from posttrain.models.load import load_format, load_policy, load_tokenizer
 from posttrain.models.policy import Models, Policy, Teacher
 from posttrain.models.sampler import Sampling
@@ -73,6 +74,10 @@ class Taught(Training):
             raise ValueError(
                 "what a policy will write is not there to be noted before: leave `cache` out, or `on_policy`"
             )
+        if getattr(self, "hidden", 0):
+            raise ValueError(
+                "`hidden` asks for the teacher's states, and `cache` notes what it expects: leave one of them out"
+            )
         if (divergence := getattr(self, "divergence", "forward")) != "forward":
             raise ValueError(
                 f"`divergence: {divergence}` asks for what the teacher gives to every token, and `cache` notes the likeliest: "
@@ -88,6 +93,12 @@ class Taught(Training):
     def begin(self, model: Model, data: tuple[Dataset, ...], job: Job, **others: Any) -> tuple[Begun, Planted]:
         begun, planted = super().begin(model, data, job, **others)
         begun.teacher = self._teacher(others["teacher"], begun.policy, job)
+        if getattr(self, "hidden", 0):
+            assert isinstance(begun.teacher, Policy)
+            begun.bridge = bridge(begun.policy, begun.teacher, planted.trees)
+            if begun.bridge is not None:
+                n = sum(p.numel() for p in begun.bridge.parameters())
+                job.note(f"{n:,} weights between the widths of the two models are learnt beside, and thrown away")
         return begun, planted
 
     def laid_out(self, job: Job, **inputs: Any) -> Laid:

@@ -24,11 +24,17 @@ class Noted(NamedTuple):
 
 class Expected(NamedTuple):
     """Hidden states with the head that reads them or, where a head is more than a matrix, logits (N, V); the tokens that
-    came and the answers they belong to. `answers` has N entries; states and targets may have more, which mean nothing."""
+    came and the answers they belong to. `answers` has N entries; states and targets may have more, which mean nothing.
+    `through` are the states behind every layer, where these were asked for."""
 
     before: Head | Tensor
     targets: Tensor
     answers: Tensor
+    through: tuple[Tensor, ...] = ()
+
+    def states(self) -> tuple[Tensor, ...]:
+        """(N, D) for every layer: the states that the trained tokens are predicted from."""
+        return tuple(layer[: len(self.answers)] for layer in self.through)
 
     def logps(self, temperature: float = 1.0) -> Tensor:
         """(N,): log-probability of each token that came, in nats, with logits divided by the temperature."""

@@ -1,6 +1,7 @@
 """The divergence from the likeliest tokens: by hand, all of it with the whole vocabulary, its slope, and what it is not."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def test_it_is_the_whole_divergence_with_all_tokens_and_less_with_fewer(logits):
     whole = plain_divergence(logits, other)
     found = [plain_divergence(logits, top_k(other, k)) for k in (1, 4, 20, 50)]
     assert torch.allclose(found[-1], whole, rtol=1e-4)
-    for less, more in zip(found, found[1:], strict=False):
+    for less, more in pairwise(found):
         assert bool((less <= more + 1e-4 * more.abs()).all())
 
 

@@ -1,10 +1,10 @@
 """Distillation: learn what a teacher expects at every token, rather than the one token that came (Hinton et al. 2015,
 arXiv 1503.02531).
 
-    L = (1 - l) 1/N  sum over all N answer tokens of  D(p_t, q_t)   -   l/N  sum of  log pi(y_t | x, y_<t)
+    L = 1/N  sum over all N answer tokens of   (1 - l) D(p_t, q_t)  -  l log pi(y_t | x, y_<t)  +  w d(h_t, g_t)
 
-p_t and q_t are what teacher and policy expect at token t, softmax(z / T) over the whole vocabulary; l is `labels`. The
-divergence D (posttrain.functional.divergence) is
+p_t and q_t are what teacher and policy expect at token t, softmax(z / T) over the whole vocabulary; l is `labels`, w
+`hidden` and d how far the states within the two are from each other (posttrain.functional.hidden_states). The divergence D (posttrain.functional.divergence) is
 
     forward        KL(p || q)                   covers all that the teacher might say
     reverse        KL(q || p)                   keeps to what the teacher would surely say, as MiniLLM (Gu et al. 2023,
@@ -29,6 +29,8 @@ from torch import Tensor
 from posttrain.data.batch import Batch, Counts
 from posttrain.engine.method import Objective
 from posttrain.functional.divergence import Kind, jensen_shannon, skew_forward, skew_reverse
+from posttrain.functional.hidden_states import states_apart
+from posttrain.models.expected import Expected
 from posttrain.models.policy import Models
 from posttrain.schema.rows import Conversation, Row
 
@@ -46,6 +48,9 @@ class Distill(Objective):
     """What both models' logits are divided by; higher shows more of what the teacher finds unlikely."""
     labels: float = Field(0.0, ge=0, lt=1)
     """Weight of the cross-entropy of the rows' own answers, taken from that of the divergence."""
+
+    hidden: float = Field(0.0, ge=0)
+    """Weight of how far the policy's hidden states point from the teacher's, layer by layer, on top of the divergence."""
 
     reads: ClassVar[type[Row]] = Conversation
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
@@ -74,11 +79,19 @@ class Distill(Objective):
 
     def loss(self, models: Models, micro: Batch, total: Counts) -> tuple[Tensor, dict[str, Tensor]]:
         assert models.teacher is not None
-        ours = models.policy.expects(micro.trees)
+        ours = models.policy.expects(micro.trees, deep=self.hidden > 0)
         with torch.no_grad():
-            theirs = models.teacher.expects(micro.trees)
+            theirs = models.teacher.expects(micro.trees, deep=self.hidden > 0)
+        metrics = {}
         with models.policy.precision():
-            apart = ours.divergence(theirs, self.kind, self.temperature).sum() / total.tokens
-            surprise = -ours.logps().sum() / total.tokens if self.labels else torch.zeros_like(apart)
-        metrics = {"divergence": apart, **({"cross_entropy": surprise} if self.labels else {})}
-        return (1 - self.labels) * apart + self.labels * surprise, metrics
+            metrics["divergence"] = ours.divergence(theirs, self.kind, self.temperature).sum() / total.tokens
+            loss = (1 - self.labels) * metrics["divergence"]
+            if self.labels:
+                metrics["cross_entropy"] = -ours.logps().sum() / total.tokens
+                loss = loss + self.labels * metrics["cross_entropy"]
+        if self.hidden:
+            assert isinstance(theirs, Expected)
+            maps = tuple(models.bridge.maps) if models.bridge is not None else ()
+            metrics["states_apart"] = states_apart(ours.states(), theirs.states(), maps).sum() / total.tokens
+            loss = loss + self.hidden * metrics["states_apart"]
+        return loss, metrics
