@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from posttrain.data.planting import Planted
+from posttrain.data.planting import Planted, shelved
 from posttrain.data.read import read
 from posttrain.functional.layout import Branch, Tree
 from posttrain.models.bridge import bridge
@@ -25,6 +25,7 @@ from posttrain.schema.settings import ModelRef, Settings
 from .job import Job
 from .laid import Begun, Laid
 from .noting import Asking, noted
+from .other_tokens import OtherTokens, partners
 from .own_answers import FromOwnAnswers
 from .rollouts import Asked, without_prompts_too_long
 from .train import Training
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN = 3  # tokens that an error names
+MORE = 4  # tokens that a teacher may need for one of the policy's, before its rows are cut
 
 
 class Cache(Settings):
@@ -46,7 +48,8 @@ class Taught(Training):
     """What every training under a teacher can be told."""
 
     teacher: ModelRef
-    """The model to learn from: the name of a stage such as `sft`, or a folder. It must know the same tokens."""
+    """The model to learn from: the name of a stage such as `sft`, or a folder. It must know the same tokens,
+    but under `divergence: uld`."""
     cache: Cache | None = None
     """Ask the teacher once, before anything is trained, and note its likeliest tokens on the disk, as `{top: 64}`: it is
     not in memory when the policy learns, nor asked again in another epoch or by another student of the same rows."""
@@ -85,13 +88,32 @@ class Taught(Training):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rows_are_written_twice(self) -> "Taught":
+        asked = {"on_policy": self.on_policy, "hidden": getattr(self, "hidden", 0), "keep.replay": self.keep.replay}
+        for option in (name for name, value in asked.items() if value and self.reads_other_tokens):
+            raise ValueError(
+                f"a teacher of other tokens is compared on the answers of `data` alone: leave `{option}` out, or take a "
+                "teacher of the same tokens and another `divergence`"
+            )
+        return self
+
+    @property
+    def reads_other_tokens(self) -> bool:
+        """Whether the teacher may have another tokenizer."""
+        return getattr(self, "divergence", "") == "uld"
+
     def shapes(self) -> tuple[type[Row], ...]:
         if self.on_policy == 1:
             return (Prompt,)
-        return (Conversation,) if self.on_policy else (Conversation, Text)
+        return (Conversation,) if self.on_policy or self.reads_other_tokens else (Conversation, Text)
 
     def begin(self, model: Model, data: tuple[Dataset, ...], job: Job, **others: Any) -> tuple[Begun, Planted]:
         begun, planted = super().begin(model, data, job, **others)
+        if self.reads_other_tokens:
+            rows = {"data": data, **{name: others[name] for name in ("stop_early.on",) if name in others}}
+            begun.teacher = self._of_other_tokens(others["teacher"], model, begun.policy, rows, job)
+            return begun, planted
         begun.teacher = self._teacher(others["teacher"], begun.policy, job)
         if getattr(self, "hidden", 0):
             assert isinstance(begun.teacher, Policy)
@@ -122,6 +144,8 @@ class Taught(Training):
 
     def remembering(self, models: Models, laid: Laid, asked: Sequence[Sequence[Tree]], job: Job) -> Mapping[str, Any]:
         facts = super().remembering(models, laid, asked, job)
+        if isinstance(models.teacher, OtherTokens):
+            return {**facts, **models.teacher.facts(laid.trees)}
         if not isinstance(models.teacher, Asking):
             return facts
         models.teacher = laid.begun.teacher = noted(models.teacher, asked, models.policy.device, job)
@@ -151,21 +175,43 @@ class Taught(Training):
         require_same_tokens(tokenizer, policy, model)
         if load_format(model, tokenizer).tokenizer.chat_template != policy.tokenizer.chat_template:
             job.note("the teacher has another chat template; it is asked in that of the model that learns")
-        load = partial(self._loaded, model, policy, job)
+        load = partial(self._reading_as_much, model, policy, job)
         if self.cache is None:
             return load()
         temperature = getattr(self, "temperature", 1.0)
         how = {"temperature": temperature, "dtype": policy.dtype, "micro_tokens": self.micro_tokens}
         return Asking(load, model.digest, self.cache.top, n_rows(policy.model), **how)
 
-    def _loaded(self, model: Model, policy: Policy, job: Job) -> Policy:
-        """The teacher in memory, frozen. Raises ModelError where it reads less than the policy."""
-        teacher = load_policy(model, dtype=self.dtype, micro_tokens=self.micro_tokens)
+    def _of_other_tokens(
+        self, teacher: Model, model: Model, policy: Policy, rows: Mapping[str, tuple[Dataset, ...]], job: Job
+    ) -> OtherTokens:
+        """The teacher beside the rows as it reads them, each set on a shelf next to that of the policy."""
+        loaded = self._loaded(teacher, job)
+        form = load_format(teacher, loaded.tokenizer)
+        ways = {"": self._reading(model, policy), "-theirs": (form, min(MORE * self.max_length, loaded.context))}
+        ours, theirs = (
+            [
+                shelved(dataset, Conversation, *how, job.scratch / f"{name}-{n}{suffix}", lambda _: None)
+                for name, several in rows.items()
+                for n, dataset in enumerate(several)
+            ]
+            for suffix, how in ways.items()
+        )
+        return OtherTokens(loaded, policy, *partners(ours, theirs))
+
+    def _reading_as_much(self, model: Model, policy: Policy, job: Job) -> Policy:
+        """The teacher in memory. Raises ModelError where it reads less than the policy."""
+        teacher = self._loaded(model, job)
         if teacher.context < min(self.max_length, policy.context):
             raise ModelError(
                 f"The teacher {model.path} reads {teacher.context} tokens at once, and rows may have "
                 f"{min(self.max_length, policy.context)}. Set `max_length: {teacher.context}`."
             )
+        return teacher
+
+    def _loaded(self, model: Model, job: Job) -> Policy:
+        """The teacher in memory, frozen."""
+        teacher = load_policy(model, dtype=self.dtype, micro_tokens=self.micro_tokens)
         teacher.model.requires_grad_(False)
         job.note(f"a teacher of {sum(p.numel() for p in teacher.model.parameters()):,} weights")
         return teacher
@@ -186,5 +232,6 @@ def require_same_tokens(tokenizer: "PreTrainedTokenizerBase", policy: Policy, mo
         raise ModelError(
             f"The teacher {model.path} has other tokens than the model that learns, or other numbers for them: {len(apart)}, "
             f"such as {shown}. Take a teacher of the same family; give both the same `chat_template`, where that is what "
-            "brought the tokens; or learn the teacher's answers as text: `sample` and then `sft`."
+            "brought the tokens; set `divergence: uld`, which reads any; or learn the teacher's answers as text: `sample` "
+            "and then `sft`."
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from posttrain.functional.divergence import Head, Kind, plain_divergence, token_divergence
 from posttrain.functional.logps import plain_logps, token_logps
 from posttrain.functional.top_k import TopK, top_k
+from posttrain.functional.uld import Groups, Merged, groups_apart
 
 
 class Noted(NamedTuple):
@@ -20,6 +21,15 @@ class Noted(NamedTuple):
 
     top: TopK
     rows: int
+
+
+class Aligned(NamedTuple):
+    """What a model of other tokens expects, and the groups of tokens that say the same, ours and its own; None where there
+    are none."""
+
+    expected: "Expected | None"
+    ours: Groups
+    theirs: Groups
 
 
 class Expected(NamedTuple):
@@ -43,13 +53,22 @@ class Expected(NamedTuple):
             return plain_logps(before, self.targets)[:n]
         return token_logps(before.hidden, before.weight, self.targets, before.bias)[:n]
 
-    def divergence(self, reference: "Expected | Noted", kind: Kind = "forward", temperature: float = 1.0) -> Tensor:
+    def divergence(
+        self, reference: "Expected | Noted | Aligned", kind: Kind = "forward", temperature: float = 1.0
+    ) -> Tensor:
         """(N,): divergence between this and what another model expects at the same tokens, in nats, with the logits of
         both divided by the temperature; over the tokens that both have rows for, where one head has more. What was noted
-        of another model is known at the temperature of then, and gives the forward one."""
+        of another model is known at the temperature of then, and gives the forward one; one of other tokens gives the
+        distance of ULD for each group, (G,), which is no number of nats."""
         n = len(self.answers)
         if isinstance(reference, Noted):
             return self._from_noted(reference, temperature)
+        if isinstance(reference, Aligned):
+            if reference.expected is None:
+                return self.logps()[:0]
+            with torch.no_grad():
+                theirs = reference.expected.merged(reference.theirs, temperature)
+            return groups_apart(self.merged(reference.ours, temperature), theirs)
         rows = min(n_rows(self.before), n_rows(reference.before))
         ours, theirs = (narrowed(tempered(x.before, temperature), rows) for x in (self, reference))
         if not isinstance(ours, Tensor) and not isinstance(theirs, Tensor):
@@ -62,6 +81,18 @@ class Expected(NamedTuple):
         if isinstance(ours, Tensor):
             return plain_divergence(ours[:n], noted.top)
         return token_divergence(Head(ours.hidden[:n], *ours[1:]), noted.top)
+
+    def merged(self, groups: Groups, temperature: float = 1.0) -> Merged:
+        """What is expected at the ends of groups of tokens, and what was given to those before, by the chain rule."""
+        before = self._at(groups.before).logps(temperature)
+        start = before.new_zeros(len(groups.ends))
+        return Merged(tempered(self._at(groups.ends).before, temperature), start.index_add(0, groups.of, before))
+
+    def _at(self, places: Tensor) -> "Expected":
+        """The same of some of the learnt tokens alone."""
+        whole = self.before
+        some = whole[places] if isinstance(whole, Tensor) else Head(whole.hidden[places], *whole[1:])
+        return Expected(some, self.targets[places], self.answers[places])
 
     def top_k(self, k: int, rows: int, temperature: float = 1.0, chunk: int = 1024) -> TopK:
         """The `k` likeliest of the first `rows` tokens, with logits divided by the temperature, `chunk` places at a time."""

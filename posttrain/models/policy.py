@@ -31,7 +31,7 @@ from . import attention, seq2seq
 from .activations import offloaded
 from .adapters import answering, is_adapted, n_virtual
 from .exact import exact_layout
-from .expected import Expected, Noted
+from .expected import Aligned, Expected, Noted
 from .precision import computes_in
 from .vocabulary import n_rows
 
@@ -267,7 +267,7 @@ class AnswerLogps(Protocol):
 class Teacher(Protocol):
     """Whoever tells what a teacher expects: a policy, or what one said before."""
 
-    def expects(self, trees: Sequence[Tree], deep: bool = False) -> Expected | Noted:
+    def expects(self, trees: Sequence[Tree], deep: bool = False) -> Expected | Noted | Aligned:
         """What stands before every trained token; `deep`, of one that is in memory, with the states of every layer."""
 
 

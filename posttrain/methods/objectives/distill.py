@@ -12,6 +12,8 @@ p_t and q_t are what teacher and policy expect at token t, softmax(z / T) over t
     jsd            b KL(p || m) + (1-b) KL(q || m), m = b p + (1-b) q     between them (GKD, Agarwal et al. 2023, 2306.13649)
     skew_forward   KL(p || s p + (1-s) q)       forward with a slope that has a bound (DistiLLM, Ko et al. 2024, 2402.03898)
     skew_reverse   KL(q || (1-s) p + s q)       the same of reverse
+    uld            sum |q_(i) - p_(i)|, sorted  of a teacher with other tokens, where tokens of both end at the same letter
+                                                (Boizard et al. 2024, 2402.12030); no more terms than answer tokens
 
 L is not multiplied by T^2, which Hinton et al. do so that a mix with labels weighs the same at any temperature: gradients
 shrink about as 1/T^2, so a higher `temperature` wants a higher learning rate, or fewer `labels`.
@@ -30,7 +32,7 @@ from posttrain.data.batch import Batch, Counts
 from posttrain.engine.method import Objective
 from posttrain.functional.divergence import Kind, jensen_shannon, skew_forward, skew_reverse
 from posttrain.functional.hidden_states import states_apart
-from posttrain.models.expected import Expected
+from posttrain.models.expected import Aligned, Expected
 from posttrain.models.policy import Models
 from posttrain.schema.rows import Conversation, Row
 
@@ -38,8 +40,9 @@ from posttrain.schema.rows import Conversation, Row
 class Distill(Objective):
     """Learn what a teacher expects at every token of answers: those of the rows, or the policy's own."""
 
-    divergence: Literal["forward", "reverse", "jsd", "skew_forward", "skew_reverse"] = "forward"
-    """What is made small: how much of the teacher is missed, how much the teacher would not say, or a mean of both."""
+    divergence: Literal["forward", "reverse", "jsd", "skew_forward", "skew_reverse", "uld"] = "forward"
+    """What is made small: how much of the teacher is missed, how much the teacher would not say, a mean of both, or how much
+    surer one is than the other, whatever its tokens."""
     beta: float = Field(0.5, gt=0, lt=1)
     """Where `jsd` stands between forward, near 0, and reverse, near 1."""
     skew: float = Field(0.1, gt=0, lt=1)
@@ -67,7 +70,7 @@ class Distill(Objective):
 
     @property
     def kind(self) -> Kind:
-        """The divergence with its number."""
+        """The divergence with its number, of teachers that know the same tokens."""
         match self.divergence:
             case "jsd":
                 return jensen_shannon(self.beta)
@@ -75,13 +78,16 @@ class Distill(Objective):
                 return skew_forward(self.skew)
             case "skew_reverse":
                 return skew_reverse(self.skew)
-        return self.divergence
+            case "forward" | "reverse":
+                return self.divergence
+        return "forward"  # not read: a teacher of other tokens is compared in one way alone
 
     def loss(self, models: Models, micro: Batch, total: Counts) -> tuple[Tensor, dict[str, Tensor]]:
         assert models.teacher is not None
         ours = models.policy.expects(micro.trees, deep=self.hidden > 0)
         with torch.no_grad():
             theirs = models.teacher.expects(micro.trees, deep=self.hidden > 0)
+        assert isinstance(theirs, Aligned) == (self.divergence == "uld")
         metrics = {}
         with models.policy.precision():
             metrics["divergence"] = ours.divergence(theirs, self.kind, self.temperature).sum() / total.tokens
