@@ -179,8 +179,8 @@ class Taught(Training):
         if self.cache is None:
             return load()
         temperature = getattr(self, "temperature", 1.0)
-        how = {"temperature": temperature, "dtype": policy.dtype, "micro_tokens": self.micro_tokens}
-        return Asking(load, model.digest, self.cache.top, n_rows(policy.model), **how)
+        top, most = self.cache.top, n_rows(policy.model)
+        return Asking(load, model.digest, top, most, temperature, policy.dtype, self.micro_tokens)
 
     def _of_other_tokens(
         self, teacher: Model, model: Model, policy: Policy, rows: Mapping[str, tuple[Dataset, ...]], job: Job

@@ -64,11 +64,7 @@ class Expected(NamedTuple):
         if isinstance(reference, Noted):
             return self._from_noted(reference, temperature)
         if isinstance(reference, Aligned):
-            if reference.expected is None:
-                return self.logps()[:0]
-            with torch.no_grad():
-                theirs = reference.expected.merged(reference.theirs, temperature)
-            return groups_apart(self.merged(reference.ours, temperature), theirs)
+            return self._from_aligned(reference, temperature)
         rows = min(n_rows(self.before), n_rows(reference.before))
         ours, theirs = (narrowed(tempered(x.before, temperature), rows) for x in (self, reference))
         if not isinstance(ours, Tensor) and not isinstance(theirs, Tensor):
@@ -81,6 +77,13 @@ class Expected(NamedTuple):
         if isinstance(ours, Tensor):
             return plain_divergence(ours[:n], noted.top)
         return token_divergence(Head(ours.hidden[:n], *ours[1:]), noted.top)
+
+    def _from_aligned(self, aligned: Aligned, temperature: float) -> Tensor:
+        if aligned.expected is None:
+            return self.logps()[:0]
+        with torch.no_grad():
+            theirs = aligned.expected.merged(aligned.theirs, temperature)
+        return groups_apart(self.merged(aligned.ours, temperature), theirs)
 
     def merged(self, groups: Groups, temperature: float = 1.0) -> Merged:
         """What is expected at the ends of groups of tokens, and what was given to those before, by the chain rule."""

@@ -184,10 +184,9 @@ class Policy:
         if way == "logits":
             with self.precision(), self.answering():
                 made = self.model(**self._inputs(layout), output_hidden_states=deep)
-            logits, *through = (
-                x[:, -len(layout.rows[0]) :].flatten(0, 1)[at] for x in (made.logits, *(made.hidden_states or ())[1:])
-            )
-            return Expected(logits, targets, answers, tuple(through))
+            found = (made.logits, *(made.hidden_states or ())[1:])
+            logits, *within = (x[:, -len(layout.rows[0]) :].flatten(0, 1)[at] for x in found)
+            return Expected(logits, targets, answers, tuple(within))
         states, head, n = self._layers(layout, deep), self.model.get_output_embeddings(), len(at)
         at, targets = (F.pad(x, (0, rounded(n) - n)) for x in (at, targets))  # few shapes: see `layout.rounded`
         through = tuple(layer[at] for layer in states)

@@ -63,6 +63,7 @@ def test_a_taught_student_beats_one_with_a_few_labels(out: Path) -> None:
     found = [chat(record) for record in records]
     print("STUDENT", found)
     assert at_least(0.10, [each["taught"] - each["labelled"] for each in found])
+    assert at_least(0.10, [each["copied"] - each["labelled"] for each in found])  # sequence-level distillation
     assert all(each["half"] < each["labelled"] for each in found)
 
 
