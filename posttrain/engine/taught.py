@@ -70,6 +70,14 @@ class Taught(Training):
         return self
 
     @model_validator(mode="after")
+    def _credit_is_for_own_answers(self) -> "Taught":
+        if getattr(self, "ahead", 0) and self.on_policy != 1:
+            raise ValueError(
+                "`ahead` is the credit of answers that the policy drew: write `on_policy: 1`, or leave `ahead` out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _notes_are_enough(self) -> "Taught":
         if self.cache is None:
             return self

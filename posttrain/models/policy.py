@@ -187,7 +187,7 @@ class Policy:
             found = (made.logits, *(made.hidden_states or ())[1:])
             logits, *within = (x[:, -len(layout.rows[0]) :].flatten(0, 1)[at] for x in found)
             return Expected(logits, targets, answers, tuple(within))
-        states, head, n = self._layers(layout, deep), self.model.get_output_embeddings(), len(at)
+        states, head, n = self.states(layout, deep), self.model.get_output_embeddings(), len(at)
         at, targets = (F.pad(x, (0, rounded(n) - n)) for x in (at, targets))  # few shapes: see `layout.rounded`
         through = tuple(layer[at] for layer in states)
         last = Head(through[-1], head.weight, getattr(head, "bias", None))
@@ -198,20 +198,17 @@ class Policy:
         longest = self.context
         return filled(packed(trees, longest), self.pad_id) if way == "packed" else padded(trees, self.pad_id, longest)
 
-    def states(self, layout: Layout) -> Tensor:
-        """(T, D): the hidden state at every flat place of a layout. Raises attention.Unsupported where packed rows cannot
-        be computed."""
-        return self._layers(layout)[-1]
-
-    def _layers(self, layout: Layout, deep: bool = False) -> list[Tensor]:
-        """(T, D) behind the last layer and its norm; `deep` behind every layer."""
+    def states(self, layout: Layout, deep: bool = False) -> list[Tensor]:
+        """(T, D): the hidden state at every flat place of a layout, behind the last layer or, `deep`, behind each. Raises
+        attention.Unsupported where packed rows cannot be computed."""
         with self.precision(), self.answering():
             root, is_packed = self.root(), bool(layout.segments)
             plan = attention.plan_of(layout.segments, self.device) if is_packed else None
             if plan and root:
                 plan = attention.rooted(plan, self.n_virtual)
+            backbone = getattr(self.causal(), str(self.causal().base_model_prefix))  # the model below the head
             with attention.packed_as(plan):
-                made = self._backbone()(**self._inputs(layout, not is_packed, root), output_hidden_states=deep)
+                made = backbone(**self._inputs(layout, not is_packed, root), output_hidden_states=deep)
         within = made.hidden_states[1:-1] if deep else ()
         return [layer.flatten(0, 1) for layer in (*within, made.last_hidden_state)]
 
@@ -226,11 +223,6 @@ class Policy:
         from .adapters.root import root_of
 
         return root_of(self.model)
-
-    def _backbone(self) -> nn.Module:
-        """The model below the head."""
-        causal = self.causal()
-        return getattr(causal, str(causal.base_model_prefix))
 
     def _inputs(self, layout: Layout, mask: bool = True, root: "Root | None" = None) -> dict[str, Any]:
         ids = torch.tensor(layout.rows, device=self.device)
