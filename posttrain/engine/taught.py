@@ -48,8 +48,8 @@ class Taught(Training):
     """What every training under a teacher can be told."""
 
     teacher: ModelRef
-    """The model to learn from: the name of a stage such as `sft`, or a folder. It must know the same tokens,
-    but under `divergence: uld`."""
+    """The model to learn from: the name of a stage such as `sft`, or a folder. It must know the same tokens, but
+    under `divergence: uld`."""
     cache: Cache | None = None
     """Ask the teacher once, before anything is trained, and note its likeliest tokens on the disk, as `{top: 64}`: it is
     not in memory when the policy learns, nor asked again in another epoch or by another student of the same rows."""
@@ -71,9 +71,11 @@ class Taught(Training):
 
     @model_validator(mode="after")
     def _credit_is_for_own_answers(self) -> "Taught":
-        if getattr(self, "ahead", 0) and self.on_policy != 1:
+        others = self.on_policy != 1 or self.keep.replay or self.stop_early
+        if getattr(self, "ahead", 0) and others:
             raise ValueError(
-                "`ahead` is the credit of answers that the policy drew: write `on_policy: 1`, or leave `ahead` out"
+                "`ahead` is the credit of answers that the policy drew: write `on_policy: 1` without `keep.replay` and "
+                "`stop_early`, which read other ones, or leave `ahead` out"
             )
         return self
 
@@ -97,7 +99,7 @@ class Taught(Training):
         return self
 
     @model_validator(mode="after")
-    def _rows_are_written_twice(self) -> "Taught":
+    def _other_tokens_are_read_in_rows(self) -> "Taught":
         asked = {"on_policy": self.on_policy, "hidden": getattr(self, "hidden", 0), "keep.replay": self.keep.replay}
         for option in (name for name, value in asked.items() if value and self.reads_other_tokens):
             raise ValueError(

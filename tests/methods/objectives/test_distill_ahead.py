@@ -87,7 +87,8 @@ def test_a_student_finds_answers_that_its_teacher_likes(workshop):
     [
         ({}, "write that and `temperature: 1`"),
         ({"divergence": "reverse", "on_policy": 1, "temperature": 2}, "write that and `temperature: 1`"),
-        ({"divergence": "reverse", "on_policy": 0.5}, "write `on_policy: 1`, or leave `ahead` out"),
+        ({"divergence": "reverse", "on_policy": 0.5}, "write `on_policy: 1` without"),
+        ({"divergence": "reverse", "on_policy": 1, "stop_early": {"on": "given"}}, "write `on_policy: 1` without"),
     ],
 )
 def test_what_has_nothing_ahead_is_refused(options, cure):

@@ -17,6 +17,7 @@ from posttrain.engine.source import FromRows
 from posttrain.functional.hidden_states import least_squares, paired, states_apart
 from posttrain.methods.objectives.distill import Distill
 from posttrain.models.bridge import bridge
+from posttrain.models.load import load_weights
 from posttrain.models.policy import Models, Policy
 from posttrain.schema.errors import ModelError, Stopped
 from tests import tiny
@@ -184,3 +185,12 @@ def test_what_is_refused(workshop):
     pair = [Policy(tiny.encoder_decoder(seed=n), tiny.encoder_tokenizer()) for n in (1, 2)]
     with pytest.raises(ModelError, match="Leave `hidden` out"):
         bridge(*pair, TREES)
+
+
+def test_layers_that_are_computed_again_show_the_same_states(workshop):
+    rows, options = workshop.rows(*ROWS), {**FAST, "inputs": {"teacher": wide(workshop)}, "hidden": 0.5}
+    found = []
+    for again in (False, True):
+        made = workshop.run("distill", workshop.model(), rows, teacher="given", gradient_checkpointing=again, **options)
+        found.append(torch.nn.utils.parameters_to_vector(load_weights(made).parameters()))
+    assert (found[0] - found[1]).abs().max() < 1e-5

@@ -1,7 +1,5 @@
 """What a teacher expects, noted once: the loss of a teacher that is asked, no second question, and a kill that costs nothing."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -16,6 +14,7 @@ from posttrain.engine.noting import Asking, noted
 from posttrain.functional.divergence import plain_divergence
 from posttrain.functional.top_k import top_k
 from posttrain.methods.objectives.distill import Distill
+from posttrain.models.load import load_policy
 from posttrain.models.policy import Models, Policy
 from posttrain.schema.errors import Stopped
 from tests import tiny
@@ -102,9 +101,8 @@ def test_a_killed_run_goes_on_behind_what_is_noted_to_the_same_bytes(tmp_path, m
     (kept,) = whole.glob("noted/*/tokens.bin")
     stops = iter([False, False, True])
     torn = tmp_path / "torn"
-    asked = replace(asking(policy(2)))
     with pytest.raises(Stopped, match="go on behind what is done"):
-        noted(asked, [TREES], torch.device("cpu"), Job(torn, torn, stop=lambda: next(stops)))
+        notes(policy(2), torn, job=Job(torn, torn, stop=lambda: next(stops)))
     (half,) = torn.glob("noted/*/tokens.bin")
     done = half.stat().st_size
     assert 0 < done < kept.stat().st_size
@@ -184,17 +182,9 @@ def test_a_student_learns_from_notes_as_from_the_teacher(workshop):
             "distill", workshop.model(0), workshop.rows(*ROWS), inputs={"teacher": workshop.model(5)}, teacher="given",
             learning_rate=1e-2, steps=40, batch_size=6, schedule="constant", cache=cache,
         )  # fmt: skip
-        of = Models(*(Policy(_weights(each), tiny.tokenizer()) for each in (made,)))
-        teacher = Policy(_weights(workshop.model(5)), tiny.tokenizer())
-        final[name] = learnt(replace(of, teacher=teacher))[0].item()
+        final[name] = learnt(Models(load_policy(made), teacher=policy(5)))[0].item()
     start = learnt(Models(policy(0), teacher=policy(5)))[0].item()
     assert final["noted"] < start and final["noted"] < 1.5 * final["asked"]
-
-
-def _weights(model):
-    from posttrain.models.load import load_weights
-
-    return load_weights(model)
 
 
 def test_the_rate_can_be_looked_for(workshop):
