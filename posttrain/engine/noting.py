@@ -90,7 +90,7 @@ class Asking:
         """What tells these rows, asked so, from any others."""
         told = hashlib.sha256(b"".join(names)).hexdigest()
         how = [self.top, self.most, self.temperature, self.dtype, self.micro_tokens]
-        return hash_of([SCHEMA, told, self.teacher, *how])
+        return hash_of([SCHEMA, AT_ONCE, told, self.teacher, *how])
 
 
 class NotedTeacher:
@@ -154,7 +154,7 @@ def _write(folder: Path, asking: Asking, groups: Sequence[tuple[Sequence[Tree], 
         for some, new in groups:
             trees = [some[i] for i in new]
             before += sum(tree.branches[0].n_trained() for tree in trees)
-            if before <= done:
+            if before <= done or not trees:
                 continue
             file.write(asking.answers(trees).tobytes())
             file.flush()

@@ -124,7 +124,9 @@ def test_notes_that_are_damaged_are_written_anew(tmp_path):
     assert kept.read_bytes() == whole
 
 
-def test_rows_twice_are_asked_once_and_others_not_known(tmp_path):
+@pytest.mark.parametrize("at_once", [5, 256])
+def test_rows_twice_are_asked_once_and_others_not_known(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(noting, "AT_ONCE", at_once)
     kept = notes(policy(2), tmp_path, trees=(*TREES[:5], *TREES[:5]))
     assert kept.facts()["tokens"] == Batch(TREES[:5]).counts().tokens
     with pytest.raises(KeyError):
