@@ -170,6 +170,7 @@ def test_states_come_nearer_than_by_the_divergence_alone(workshop):
     assert all(math.isfinite(each["divergence"]) for each in final.values())
 
 
+@pytest.mark.slow
 def test_prompts_without_answers_begin_a_bridge_too(workshop):
     prompts = workshop.rows(*({"prompt": row["prompt"]} for row in ROWS))
     options = {**FAST, "on_policy": 1, "max_new_tokens": 4, "hidden": 0.1, "adapter": "lora"}
