@@ -1,13 +1,14 @@
 """Files that are whole or absent: hashing, flushing to the disk, replacing in one step, and a full disk put into words."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ DRAFT = re.compile(r"\..+\.\d+")  # `.report.md.4711`: what process 4711 writes 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Libraries written in Rust and C++ report a full disk as text, without an errno.
 FULL_WORDS = ("no space left on device", "os error 28", "disk quota exceeded", "pytorchstreamwriter failed writing")
+
+
+WAIT = 0.2  # seconds between two looks at a lock that another process holds
 
 
 def readable(n_bytes: float) -> str:
@@ -100,6 +104,28 @@ def sweep(folder: Path, older_than: float = 0.0) -> None:
         with suppress(FileNotFoundError):
             if time.time() - draft.stat().st_mtime >= older_than:
                 draft.unlink()
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None) -> Iterator[bool]:
+    """Holds the lock of a file; the system lets go of it when the process dies. `waiting` is called again and again while
+    somebody else holds it, and may raise; where there is None it is not waited for, and False is given."""
+    with room_for("a lock", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with path.open("r") as file:
+        while not (held := _try_lock(file.fileno())) and waiting is not None:
+            waiting()
+            time.sleep(WAIT)
+        yield held
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class HashCache:

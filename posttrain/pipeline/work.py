@@ -65,7 +65,7 @@ class Work:
 
         def work(folder: Path, scratch: Path) -> Made:
             try:
-                made = self.step.stage.run(Job(folder, scratch, self.seed, emit, stop), **self.given)
+                made = self.step.stage.run(Job(folder, scratch, self.seed, emit, stop, store.root), **self.given)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
