@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = frozenset({"dense", "adapter"})  # can be trained
 ANSWERING = WEIGHTS | {"compressed-tensors", "gguf"}  # can be asked
+EITHER = " or "
+"""Between the forms of a model that may turn out as one or the other."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,12 @@ class Stage(Settings):
     reads: ClassVar[type[Row] | None] = None
 
     def makes_form(self, form: str) -> str:
-        """The form of the model that comes out when one of `form` goes in."""
+        """The form of the model that comes out when one of `form` goes in; `a or b` where only the work will tell which."""
         return form
+
+    def takes(self, form: str) -> bool:
+        """Whether it accepts models of a form; where only the work will tell which of several it is, of each of them."""
+        return self.accepts.issuperset(form.split(EITHER))
 
     def shapes(self) -> tuple[type[Row], ...]:
         """The shapes that its rows may have with these settings, the one that is tried first first; none where it does

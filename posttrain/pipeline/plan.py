@@ -184,7 +184,7 @@ class _Wiring:
         given = self.forms[source]
         if given is None:
             return None
-        if given in stage.accepts:
+        if stage.takes(given):
             return stage.makes_form(given)
         cure = self.cure(stage, given)
         self.wrong(
@@ -194,7 +194,7 @@ class _Wiring:
         return None
 
     def cure(self, stage: Stage, given: str) -> str:
-        fitting = [name for name, form in self.forms.items() if form in stage.accepts]
+        fitting = [name for name, form in self.forms.items() if form and stage.takes(form)]
         branch = f"write `from: {fitting[-1]}`" if fitting else ""
         merge = "insert `- merge` before it" if given == "adapter" and "dense" in stage.accepts else ""
         cure = ", or ".join(part for part in (merge, branch) if part) or "begin with a model of that form"
@@ -234,7 +234,7 @@ class _Wiring:
     def give_suite(self, model: str, form: str | None, measured: bool) -> None:
         """Says what a model is measured with: all of the suite that can load it. That what scores is not measured as what
         writes, and the other way round, need not be said."""
-        fitting = [m for m in self.measures if form is None or form in m.stage.accepts] if measured else []
+        fitting = [m for m in self.measures if form is None or m.stage.takes(form)] if measured else []
         self.suite[model] = tuple(m.name for m in fitting)
         alike = (m for m in self.measures if (SCORES in m.stage.accepts) == (form == SCORES))
         left_out = [m.name for m in alike if m not in fitting]
