@@ -50,8 +50,8 @@ def calibration(told: Calibrated, model: Model, data: tuple[Dataset, ...], job: 
 def calibration_and_aside(
     told: Calibrated, model: Model, data: tuple[Dataset, ...], job: Job, more: int
 ) -> tuple[Tensor, tuple[Tree, ...]]:
-    """(N, T), and rows of as many tokens as some `more` texts have, none of which stands in one of the N: whole rows, cut at T
-    tokens, so that what they learn can be told from what they are asked. Raises DataError when the rows do not suffice."""
+    """(N, T), and rows of as many tokens as some `more` texts have, none of which stands in one of the N: conversations whole, so
+    that answers can be told from questions, and of texts the first T tokens. Raises DataError when the rows do not suffice."""
     length = min(told.length, load_context(model))
     order = _drawn(told, model, data, job)
     ids: list[int] = []
@@ -62,9 +62,10 @@ def calibration_and_aside(
     aside: list[Tree] = []
     wanted = left = more * length
     while left > 0 and (tree := next(order, None)):
-        if tree not in looked_at and (short := shorten(tree, length, apart=False)):
-            aside.append(short)
-            left -= short.n_tokens()
+        if tree not in looked_at:
+            is_text = len(tree.prompt) == 1  # nothing but its first token is not learnt
+            aside.append((is_text and shorten(tree, length, apart=False)) or tree)
+            left -= aside[-1].n_tokens()
     found = len(ids) + wanted - max(left, 0)
     if len(ids) < told.sequences * length or left > 0:
         raise _too_few(found, told.sequences + more, more, length)

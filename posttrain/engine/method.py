@@ -96,11 +96,13 @@ class Generator(Stage):
 
 
 class Measure(Stage):
-    """A method that judges a model."""
+    """A method that judges a model. One that is `blind` to whether a model still answers as before should not be all that a
+    smaller model is held to."""
 
     kind: ClassVar[str] = "measure"
     accepts: ClassVar[frozenset[str]] = ANSWERING
     artifact: ClassVar[type[Artifact]] = Evidence
+    blind: ClassVar[bool] = False
 
     @abstractmethod
     def measure(self, job: "Job", model: Model, **data: tuple[Dataset, ...]) -> Findings:

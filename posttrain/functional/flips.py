@@ -30,6 +30,9 @@ KINDS = {
     "ends": ("endings_lost", "endings_found"),
 }
 """What a flip of each trait is called: when it goes, and when it comes."""
+GOOD = ("wrong_to_right", "json_mended", "endings_found")
+BETTER = {kind: "higher" if kind in GOOD else "lower" for pair in KINDS.values() for kind in pair}
+"""Whether more or fewer of a kind are wished for. A refusal that comes may be as bad as one that goes."""
 
 
 def traits(answer: str, ends: bool, score: float | None = None) -> Traits:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from posttrain.engine.method import Stage
+from posttrain.engine.method import Measure, Stage
 from posttrain.schema.errors import Problem, RecipeError, nearest
 from posttrain.schema.rows import Row
 from posttrain.schema.settings import Rows, form_of, input_of, inputs
@@ -127,6 +127,7 @@ class _Wiring:
         places = {name: n for n, name in enumerate(self.kinds)}
         for step in self.steps:
             self.check_gates(step, places)
+            self.warn_of_blind_gates(step)
 
     def step(self, entry: Entry, rounds: str, within: Round | None = None) -> None:
         name = entry.name + rounds
@@ -244,6 +245,20 @@ class _Wiring:
     def earlier(self, step: Step, places: Mapping[str, int]) -> list[str]:
         """The models that are made before a step."""
         return [name for name in self.suite if name == BASE or places.get(name, len(places)) < places[step.name]]
+
+    def warn_of_blind_gates(self, step: Step) -> None:
+        """A word of warning where all that a rewritten model is held to may hold while its answers change."""
+        measures = {measure.name: measure.stage for measure in self.measures}
+        held = [measures[gate.measure] for gate in step.gates if gate.measure in measures]
+        if step.stage.kind != "transform" or not held or not all(isinstance(m, Measure) and m.blind for m in held):
+            return
+        named = " and ".join(dict.fromkeys(gate.measure for gate in step.gates))
+        note = (
+            f"{step.name.partition('@')[0]} is held to {named} alone, which may hold while answers change. Add a gate on "
+            "`fidelity`, `flips` or a benchmark"
+        )
+        if note not in self.notes:
+            self.notes.append(note)
 
     def check_gates(self, step: Step, places: Mapping[str, int]) -> None:
         """`places` says in which order steps are made."""
