@@ -151,6 +151,8 @@ def sought(of: Mixtures, share: float | None, tries: int) -> int | None:
     """The most steps within the limits, no fewer than a share of the bytes asks for; None where there are none."""
     least = of.first_below(share) if share is not None else 0
     if least is None:
+        smallest_share = of.share(len(of.taken))
+        of.job.note(f"{of.storing.form} is not tried: its smallest mixture has {smallest_share:.1%} of the bytes")
         return None
     first = least if share is not None else None
     return seek(of.measure, of.predicted(), of.limits.kl, tries, low=least - 1, first=first)

@@ -78,8 +78,8 @@ def _around(point: XY, width: float) -> Iterator[tuple[Box, float]]:
     away = NEAR + STEP
     while away <= FARTHEST:
         for n in range(12):
-            across, down = cos(n * pi / 6), sin(n * pi / 6)
-            yield _box(x + across * away, y + down * away, width, round(across), round(down)), away / FARTHEST
+            right, below = cos(n * pi / 6), sin(n * pi / 6)
+            yield _box(x + right * away, y + below * away, width, round(right), round(below)), away / FARTHEST
         away += STEP
 
 
