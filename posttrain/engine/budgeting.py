@@ -80,6 +80,7 @@ class Mixtures:
         scratch.mkdir(exist_ok=True)
         solver = Matrices(self.grids(n), search=True, damp=DAMP, correct=self.correct)
         solved = compress(weights, self.ids, solver, device(), replace(self.job, scratch=scratch))
+        weights.to(device())  # measured whole, as it will be by the suite
         self.storing.rest(weights, self.options)
         self.known[n] = self.limits.lost(weights)
         if self.known[n].within:  # it takes the place of any that was larger

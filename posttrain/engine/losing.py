@@ -64,7 +64,7 @@ class Limits:
     def lost(self, weights: Any) -> Lost:
         """What a model lost."""
         kl = self.aside.kl(weights)
-        if self.kl is not None and kl > self.kl:
+        if self.kl is not None and not kl <= self.kl:
             return Lost(kl, None, False)
         if self.asked is None or self.flips is None:
             return Lost(kl, None, True)

@@ -1,4 +1,4 @@
-"""Quality over bytes as a drawing: a named dot for every model, and the line of those that none is smaller and as good as.
+"""Quality over bytes as a drawing: a named dot for every model, and the line of those that no other beats.
 
 Bytes grow by factors. So do divergences, which may be hundreds of times apart: what is next to nothing, as that of a model from
 itself, stands at the bottom as 0. Shares grow by steps.

@@ -111,7 +111,7 @@ def trusted(found: Trust, model: str, identity: str) -> list[Curve]:
 
 def sized(found: Sizes) -> Markup:
     """The chart of models by their size and what they are worth."""
-    title = f"{text.one_line(found.name)} over bytes of {len(found.places)} models; the line joins those that none is smaller and as good as"
+    title = f"{text.one_line(found.name)} over bytes of {len(found.places)} models; the line joins those that no other beats"
     return frontier(found, title, "sizes-chart")
 
 

@@ -150,7 +150,7 @@ def _sizes(shown: RunView) -> Iterator[str]:
     ]
     yield "## Quality by size"
     yield grid(("model", "bytes", "of the largest", code(found.name), "95 % interval", "beaten"), rows, "lrrrrl")
-    yield "Beaten is what another model is smaller than, or as small, and as good."
+    yield "Beaten: another model is as small and as good, and smaller or better."
 
 
 def _stages(shown: RunView) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""What models of unlike size are worth: bytes against quality, and which of them no other is smaller and as good as.
+"""What models of unlike size are worth: bytes against quality, and which of them no other beats: none is as small and as good,
+and either smaller or better.
 
 Quality is `fidelity.kl` where it was measured, of the model that it is held against and of all that were made from that; else the
 first benchmark. A model stands here where both its size and its quality were measured.
@@ -16,7 +17,7 @@ UNLIKE = 1.05  # times the bytes, from which sizes differ
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One model. `best` says that none is smaller, or of the same size, and as good."""
+    """One model. `best` says that no other beats it."""
 
     model: str
     bytes: float
@@ -100,10 +101,15 @@ def _quality(model: ModelRecord, measure: str, name: str) -> Metric | None:
 
 
 def _places(known: Sequence[tuple[str, float, Metric]]) -> Iterator[Place]:
-    best = float("-inf")
     for name, size, quality in sorted(known, key=lambda each: (each[1], -_worth(each[2]))):
-        yield Place(name, size, quality, _worth(quality) > best)
-        best = max(best, _worth(quality))
+        here = (-size, _worth(quality))
+        others = ((-n_bytes, _worth(metric)) for _, n_bytes, metric in known)
+        yield Place(name, size, quality, not any(_beats(other, here) for other in others))
+
+
+def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether one is as good in both ways, and better in one."""
+    return one != other and one[0] >= other[0] and one[1] >= other[1]
 
 
 def _worth(quality: Metric) -> float:

@@ -11,7 +11,7 @@ for sure, each is sought through, and the smallest model of all is written.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -30,6 +30,7 @@ from posttrain.models.gguf_file import gguf_package
 from posttrain.models.load import load_format, load_tokenizer
 from posttrain.models.matrices import decoder, matrices_in
 from posttrain.models.packed import METHOD
+from posttrain.models.precision import device
 from posttrain.schema.artifacts import Model
 from posttrain.schema.rows import Prompt
 from posttrain.schema.settings import DatasetRef, Settings
@@ -88,7 +89,7 @@ class Within(Settings):
 class Compress(Calibrated, Packing):
     """Find the smallest model that loses no more than it may, or the closest one of a size."""
 
-    version = 2
+    version: ClassVar[int] = 2
 
     within: Within
     """What it may lose, as `{kl: 0.01, refusal_flips: 1%}`, how large it may be, as `{bytes: 40%}`, or both."""
@@ -142,7 +143,7 @@ class Compress(Calibrated, Packing):
 
     def _formats(self, job: Job, model: Model, inputs: dict[str, Any]) -> list[Mixtures]:
         """All mixtures in each format, with what single matrices lose."""
-        weights, tokenizer = decoder(model, "compressed"), load_tokenizer(model)
+        weights, tokenizer = decoder(model, "compressed").to(device()), load_tokenizer(model)
         if METHOD in self.into:
             matrices = matrices_in(weights)
             require_whole_groups(matrices, dict.fromkeys(matrices, self.grid(self.bits[0])))
