@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = frozenset({"dense", "adapter"})  # can be trained
 ANSWERING = WEIGHTS | {"compressed-tensors", "gptq", "gguf"}  # can be asked
+EITHER = " or "
+"""Between the forms of a model that may turn out as one or the other."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,12 @@ class Stage(Settings):
         return self.accepts
 
     def makes_form(self, form: str) -> str:
-        """The form of the model that comes out when one of `form` goes in."""
+        """The form of the model that comes out when one of `form` goes in; `a or b` where only the work will tell which."""
         return form
+
+    def takes(self, form: str) -> bool:
+        """Whether it accepts models of a form; where only the work will tell which of several it is, of each of them."""
+        return self.accepted().issuperset(form.split(EITHER))
 
     def shapes(self) -> tuple[type[Row], ...]:
         """The shapes that its rows may have with these settings, the one that is tried first first; none where it does
@@ -94,11 +100,13 @@ class Generator(Stage):
 
 
 class Measure(Stage):
-    """A method that judges a model."""
+    """A method that judges a model. One that is `blind` to whether a model still answers as before should not be all that a
+    smaller model is held to."""
 
     kind: ClassVar[str] = "measure"
     accepts: ClassVar[frozenset[str]] = ANSWERING
     artifact: ClassVar[type[Artifact]] = Evidence
+    blind: ClassVar[bool] = False
 
     @abstractmethod
     def measure(self, job: "Job", model: Model, **data: tuple[Dataset, ...]) -> Findings:

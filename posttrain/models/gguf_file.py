@@ -154,6 +154,19 @@ def _arrays(name: str, tensor: Tensor, way: Laid, plans: Mapping[str, Plan], sol
         yield _encoded(name, array, plans[place].kind)
 
 
+def as_stored(name: str, tensor: Tensor, way: Laid, kind: GgufType) -> tuple[Tensor, int]:
+    """What a tensor stands for once it is written in a type, and its bytes in the file."""
+    package = gguf_package("A GGUF file")
+    embedding, arrays, size = default_embedding(kind), [], 0
+    for place, array in zip(way.names, way.there(tensor.detach().float().cpu().numpy()), strict=True):
+        kept = type_of(place, array.shape, kind, embedding)
+        data = _encoded(name, array, kept)
+        back = package.quants.dequantize(data, package.GGMLQuantizationType[kept.upper()])
+        arrays.append(np.asarray(back, dtype=np.float32).reshape(array.shape))
+        size += data.nbytes
+    return torch.from_numpy(np.ascontiguousarray(way.back(tuple(arrays)))), size
+
+
 def _encoded(name: str, array: Array, kind: GgufType) -> Array:
     if not np.isfinite(array).all():
         raise ModelError(f"{name} holds numbers that are not finite. Train the model again, at a lower learning rate.")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from posttrain.engine.method import Stage
+from posttrain.engine.method import Measure, Stage
 from posttrain.schema.errors import Problem, RecipeError, nearest
 from posttrain.schema.rows import Row
 from posttrain.schema.settings import Rows, forms_of, input_of, inputs
@@ -127,6 +127,7 @@ class _Wiring:
         places = {name: n for n, name in enumerate(self.kinds)}
         for step in self.steps:
             self.check_gates(step, places)
+            self.warn_of_blind_gates(step)
 
     def step(self, entry: Entry, rounds: str, within: Round | None = None) -> None:
         name = entry.name + rounds
@@ -184,7 +185,7 @@ class _Wiring:
         given = self.forms[source]
         if given is None:
             return None
-        if given in stage.accepted():
+        if stage.takes(given):
             return stage.makes_form(given)
         cure = self.cure(stage, given)
         self.wrong(
@@ -194,7 +195,7 @@ class _Wiring:
         return None
 
     def cure(self, stage: Stage, given: str) -> str:
-        fitting = [name for name, form in self.forms.items() if form in stage.accepted()]
+        fitting = [name for name, form in self.forms.items() if form and stage.takes(form)]
         branch = f"write `from: {fitting[-1]}`" if fitting else ""
         merge = "insert `- merge` before it" if given == "adapter" and "dense" in stage.accepted() else ""
         other = f"give it other settings, with which it takes {given} ones" if given in stage.accepts else ""
@@ -236,7 +237,7 @@ class _Wiring:
     def give_suite(self, model: str, form: str | None, measured: bool) -> None:
         """Says what a model is measured with: all of the suite that can load it. That what scores is not measured as what
         writes, and the other way round, need not be said."""
-        fitting = [m for m in self.measures if form is None or form in m.stage.accepts] if measured else []
+        fitting = [m for m in self.measures if form is None or m.stage.takes(form)] if measured else []
         self.suite[model] = tuple(m.name for m in fitting)
         alike = (m for m in self.measures if (SCORES in m.stage.accepts) == (form == SCORES))
         left_out = [m.name for m in alike if m not in fitting]
@@ -246,6 +247,20 @@ class _Wiring:
     def earlier(self, step: Step, places: Mapping[str, int]) -> list[str]:
         """The models that are made before a step."""
         return [name for name in self.suite if name == BASE or places.get(name, len(places)) < places[step.name]]
+
+    def warn_of_blind_gates(self, step: Step) -> None:
+        """A word of warning where all that a rewritten model is held to may hold while its answers change."""
+        measures = {measure.name: measure.stage for measure in self.measures}
+        held = [measures[gate.measure] for gate in step.gates if gate.measure in measures]
+        if step.stage.kind != "transform" or not held or not all(isinstance(m, Measure) and m.blind for m in held):
+            return
+        named = " and ".join(dict.fromkeys(gate.measure for gate in step.gates))
+        note = (
+            f"{step.name.partition('@')[0]} is held to {named} alone, which may hold while answers change. Add a gate on "
+            "`fidelity`, `flips` or a benchmark"
+        )
+        if note not in self.notes:
+            self.notes.append(note)
 
     def check_gates(self, step: Step, places: Mapping[str, int]) -> None:
         """`places` says in which order steps are made."""

@@ -306,6 +306,37 @@ def test_every_model_gets_the_measures_that_can_load_it() -> None:
     assert found.notes == ("compress is not measured with weigh: no measure of gptq weights",)
 
 
+@pytest.mark.parametrize(
+    ("gate", "told"),
+    [
+        ("{text.perplexity: {rise_at_most: 1}}", "rtn is held to text alone, which may hold while answers change"),
+        ("{text.perplexity: {rise_at_most: 1}, size.bytes: {at_most: 9}}", "rtn is held to text and size alone"),
+        ("{text.perplexity: {rise_at_most: 1}, near.kl: {at_most: 0.1}}", ""),
+        ("{near.kl: {at_most: 0.1}}", ""),
+    ],
+)
+def test_perplexity_alone_is_no_gate_for_a_smaller_model(gate: str, told: str) -> None:
+    """What was trained may be held to it, what was rewritten ought to answer as before."""
+    trained = "{text.perplexity: {rise_at_most: 1}}"
+    found = load(f"""
+model: lab
+measure: [{{perplexity: {{name: text, data: x}}}}, size, {{fidelity: {{name: near, data: x, against: sft}}}}]
+stages:
+  - sft: {{data: x, gate: {trained}}}
+  - rtn: {{gate: {gate}}}
+""")
+    assert [note[: len(told)] for note in found.notes] == ([told] if told else [])
+
+
+def test_a_form_that_only_the_work_tells_is_measured_and_not_trained() -> None:
+    stages = "stages: [{compress: {within: {kl: 1}, data: x, into: [compressed-tensors, gguf]}}%s]"
+    text = "model: lab\nmeasure: [size, {benchmark: {data: x}}]\n"
+    found = load(text + stages % "")
+    assert found.steps[0].form == "compressed-tensors or gguf" and found.suite["compress"] == ("size", "benchmark")
+    with pytest.raises(RecipeError, match=r"'compress' holds compressed-tensors or gguf ones\. Write `from: base`"):
+        load(text + stages % ", {sft: {data: x}}")
+
+
 def test_the_listing_says_what_goes_where() -> None:
     found = planned("  - pipeline_fakes:Tune: {data: rows.jsonl, gate: {chat.accuracy: {at_least: 0.5}}}\n")
     text = listing.as_text(found, {"tune": "made", "chat of base": "kept", "weigh of base": "made"})

@@ -1,6 +1,7 @@
 """Size: what a model weighs, on disk and in numbers."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from posttrain.engine.files import files_under
 from posttrain.engine.job import Job
@@ -12,6 +13,8 @@ from posttrain.schema.findings import Findings, Metric
 
 class Size(Measure):
     """Bytes on disk (with the base that an adapter needs) and number of weights."""
+
+    blind: ClassVar[bool] = True
 
     def measure(self, job: Job, model: Model, **data: tuple[Dataset, ...]) -> Findings:
         folders = [Path(model.path), *([Path(model.base)] if model.base else [])]

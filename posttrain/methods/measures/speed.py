@@ -7,6 +7,7 @@ passes is given, with the slowest and the quickest as its bounds.
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -24,6 +25,8 @@ from posttrain.schema.findings import Findings, Metric
 
 class Speed(Measure):
     """Tokens read and written in a second."""
+
+    blind: ClassVar[bool] = True
 
     prompts: int = Field(8, ge=1)
     """Prompts answered at once."""
