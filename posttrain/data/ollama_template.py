@@ -31,7 +31,7 @@ TEXTS = (
     "So geht es nicht.",
     "Why <b>not</b>?  Two  spaces.",
 )
-PLAIN = (
+IN_LINES = (
     '{{ range .Messages }}{{ if eq .Role "user" }}{{ .Content }}{{ else if eq .Role "assistant" }} {{ .Content }}\n'
     "{{ end }}{{ end }}"
 )
@@ -53,11 +53,12 @@ class Around:
 
 @dataclass(frozen=True)
 class Carried:
-    """A template in Go, and in sentences what of the Jinja template it does not do. `trims` says that the latter takes the
-    spaces around words away."""
+    """A template in Go, and in sentences what of the Jinja template it does not do. `system` says that it has a place for the
+    system's words, `trims` that the Jinja template takes the spaces around words away."""
 
     text: str
     lost: tuple[str, ...] = ()
+    system: bool = True
     trims: bool = False
 
 
@@ -74,7 +75,7 @@ def in_go(tokenizer: "PreTrainedTokenizerBase", *, add_bos: bool) -> Carried:
         if found != wanted:
             raise _refused(f"it writes {_where(wanted, found)} for {_roles(messages)}")
     trims = _trims(tokenizer)
-    return Carried(text, tuple(_lost(tokenizer, around, trims)), trims)
+    return Carried(text, tuple(_lost(tokenizer, around, trims)), around.system is not None, trims)
 
 
 def conversations(*, with_system: bool) -> list[list[Message]]:
@@ -133,7 +134,9 @@ def _split(tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message]) ->
     for message in messages:
         before, said, text = text.partition(message.content)
         if not said or message.content in text:
-            raise _refused(f"in {_roles(messages)} the words of the {message.role} do not stand once and in their order")
+            raise _refused(
+                f"in {_roles(messages)} the words of the {message.role} do not stand once and in their order"
+            )
         found.append(before)
     return [*found, text]
 

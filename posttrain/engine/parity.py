@@ -62,7 +62,9 @@ def transformers_agrees(model: Model, folder: Path) -> dict[str, Any]:
         "new_tokens": NEW_TOKENS,
     }
     theirs = _asked(folder, asked)
-    differ = [t for t, ids in zip(texts, theirs.tokens, strict=True) if ids != raw.encode(t, add_special_tokens=False).ids]
+    differ = [
+        t for t, ids in zip(texts, theirs.tokens, strict=True) if ids != raw.encode(t, add_special_tokens=False).ids
+    ]
     if differ:
         raise ModelError(
             f"transformers reads {len(differ)} of {len(texts)} texts otherwise than tokenizer.json says, such as {differ[0]!r}: it "

@@ -18,13 +18,13 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import AfterValidator, Field, model_validator
 
-from posttrain.data.ggml_match import compared_with, read_vocab
+from posttrain.data.ggml_match import compared_with
 from posttrain.data.ggml_vocab import Vocab
-from posttrain.data.template import turn_end, with_template
 from posttrain.data.varied_texts import N_TEXTS
 from posttrain.engine.block_solving import solved_blocks
 from posttrain.engine.calibrating import Calibrated, calibration
 from posttrain.engine.files import readable
+from posttrain.engine.for_llama_cpp import vocab_of
 from posttrain.engine.job import Job
 from posttrain.engine.layerwise import write_report
 from posttrain.engine.method import Made, Transform
@@ -92,7 +92,7 @@ class GGUF(Calibrated, Transform):
             llama_cpp.require()
         weights: Any = load_weights(model, at=torch.device("cpu"))  # exact, and the same on every machine
         family = family_of(weights.config)
-        vocab = read_vocab(Path(model.path), n_rows(weights), _turn(model))
+        vocab = vocab_of(model, n_rows(weights))
         for note in (*vocab.notes, *_read_otherwise(model)):
             job.note(note)
         files = self.write(job, weights, vocab, self._solved(job, model, inputs))
@@ -155,11 +155,6 @@ class GGUF(Calibrated, Transform):
             path.unlink(missing_ok=True)
         job.note(f"llama.cpp agrees: {found['texts']} texts, logits within {found['logits_largest']:.1e}")
         return {"verified": "llama.cpp", "parity": found}
-
-
-def _turn(model: Model) -> str | None:
-    """The token that ends a turn in this model's chats."""
-    return turn_end(with_template(load_tokenizer(model))).token
 
 
 def _read_otherwise(model: Model) -> list[str]:
