@@ -4,7 +4,7 @@
     {{ range .Messages }} … {{ end }}      each message, with its {{ .Content }} and .Role
     {{ if .System }} … {{ else }} … {{ end }}
     {{ if eq .Role "user" }} … {{ else if eq .Role "assistant" }} … {{ end }}
-    {{ $first := true }}   {{ if $first }} … {{ end }}   {{ $first = false }}   {{ "{{" }}
+    {{ $first := true }}   {{ if $first }} … {{ end }}   {{ $first = false }}   {{ "{{" }}   {{ "{" }}
 
 Nothing else is understood: what is written in more than these cannot be verified, so it is not written.
 (https://pkg.go.dev/text/template, and `Execute` and `collate` in Ollama's template/template.go)
@@ -20,7 +20,7 @@ from posttrain.schema.rows import Message
 ACTION = re.compile(r"\{\{ (.*?) \}\}", re.DOTALL)
 IF, RANGE = re.compile(r"(?:else )?if (.+)"), "range .Messages"
 ROLE = re.compile(r'eq \.Role "(\w+)"')
-BRACES = '{{ "{{" }}'
+BRACES = ("{{", "{")  # of a text, written as strings of Go where an action would begin
 
 
 @dataclass
@@ -36,7 +36,8 @@ Part = str | tuple[str] | Block
 
 def literal(text: str) -> str:
     """A text that a template writes as it is."""
-    return text.replace("{{", BRACES)
+    written = text.replace("{{", '{{ "{{" }}')
+    return written[:-1] + '{{ "{" }}' if written.endswith("{") else written
 
 
 def rendered(template: str, messages: Sequence[Message]) -> str:
@@ -78,7 +79,7 @@ def _parsed(pieces: Iterator[str | tuple[str]]) -> tuple[list[Part], str | None]
     parts: list[Part] = []
     for piece in pieces:
         if isinstance(piece, str):
-            if "{{" in piece or "}}" in piece:
+            if "{{" in piece:
                 raise ValueError(f"no action is written so: {piece!r}")
             parts.append(piece)
         elif piece[0] == "end" or piece[0].startswith("else"):
@@ -135,8 +136,8 @@ def _holds(said: str, known: Mapping[str, Any]) -> bool:
 
 
 def _acted(action: str, known: dict[str, Any]) -> str:
-    if action == '"{{"':
-        return "{{"
+    if action.strip('"') in BRACES:
+        return action.strip('"')
     if action in ("$first := true", "$first = false"):
         known["$first"] = action.endswith("true")
         return ""
