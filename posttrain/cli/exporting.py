@@ -72,11 +72,12 @@ def _parser() -> Words:
 
 def _model(name: str, runs: Path, store: "Store") -> tuple["Model", str, RunRecord | None]:
     """The model of a name, what it is called, and the run that made it. Raises UsageError."""
-    if not name.startswith((".", "/", "~")) and (found := places.model(name, runs)):
+    is_path = name.startswith((".", "/", "~"))
+    if not is_path and (found := places.model(name, runs)):
         record, known = found
         return store.model(known.path), known.name, record
     folder = Path(name).expanduser()
-    if name == "lab" or folder.exists() or store.lookup(name):
+    if is_path or name == "lab" or folder.exists() or store.lookup(name):
         return store.model(name), folder.name or "model", None
     if places.runs(runs):
         places.the_model(name, runs)

@@ -155,7 +155,7 @@ def _is_symmetric(folder: Path) -> bool:
 
 def _name_base(model: Model, folder: Path) -> list[str]:
     """Names an adapter's base so that it is found: by its name on the Hub where it came from there, else by its place."""
-    if (folder / FOUR_BITS).is_file():
+    if (Path(model.path) / FOUR_BITS).is_file():
         raise ModelError(
             f"{model.path} was trained on a base in four bits, which a PEFT folder does not say: it would answer with other "
             "weights. Write `--merge`, which merges it with those that it learnt on."

@@ -87,7 +87,10 @@ def test_a_folder_is_whole_or_absent(tmp_path):
         (folder / "all").write_text("x")
         assert not place.exists() and not dead.exists()
     assert [path.name for path in place.iterdir()] == ["all"]
-    with pytest.raises(UsageError, match=r"out exists already. Name another folder with `--out FOLDER`"), whole_folder(place, "it"):
+    with (
+        pytest.raises(UsageError, match=r"out exists already. Name another folder with `--out FOLDER`"),
+        whole_folder(place, "it"),
+    ):
         pytest.fail("it was written over")
     empty = tmp_path / "empty"
     empty.mkdir()
