@@ -41,25 +41,34 @@ def require() -> None:
 
 
 @cache
-def _package() -> Any:
+def package() -> Any:
     """The library, whose words are kept rather than printed."""
-    package = importlib.import_module("llama_cpp")
+    found = importlib.import_module("llama_cpp")
 
-    @package.llama_log_callback
+    @found.llama_log_callback
     def hear(level: int, text: bytes, data: Any) -> None:
         HEARD.append(text.decode(errors="replace").strip())
 
-    package.llama_log_set(hear, None)
+    found.llama_log_set(hear, None)
     EARS.append(hear)
-    return package
+    return found
 
 
 def opened(path: Path, n_context: int = N_CONTEXT) -> Any:
     """llama.cpp with a file, exact. Raises ModelError where it does not load."""
-    package = _package()
-    options: dict[str, Any] = {"n_ctx": n_context, "n_batch": n_context, "logits_all": True, "flash_attn": False}
+    exact = {"logits_all": True, "flash_attn": False, "type_k": F32, "type_v": F32}
+    return _opened(path, n_ctx=n_context, n_batch=n_context, **exact)
+
+
+def at_speed(path: Path, n_context: int, n_threads: int) -> Any:
+    """llama.cpp with a file as it is used. Raises ModelError where it does not load."""
+    return _opened(path, n_ctx=n_context, n_threads=n_threads, n_threads_batch=n_threads)
+
+
+def _opened(path: Path, **options: Any) -> Any:
+    found = package()
     try:
-        return package.Llama(str(path), type_k=F32, type_v=F32, n_gpu_layers=0, verbose=False, **options)
+        return found.Llama(str(path), n_gpu_layers=0, verbose=False, **options)
     except (ValueError, RuntimeError, OSError) as error:
         why = next((line for line in reversed(HEARD) if "error" in line), str(error))
         raise _bad(path, f"it does not load ({why})") from error
