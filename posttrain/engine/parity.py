@@ -6,9 +6,6 @@ and says nothing, so it is refused here.
 """
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,8 +24,10 @@ from posttrain.models.drawn import difference, drawn_ids, drawn_logits
 from posttrain.models.load import load_tokenizer, load_weights
 from posttrain.models.vocabulary import n_rows
 from posttrain.schema.artifacts import Model
-from posttrain.schema.errors import DataError, MachineError, ModelError
+from posttrain.schema.errors import DataError, MachineError, ModelError, PosttrainError, Stopped
 from posttrain.schema.rows import Message, Prompt
+
+from .apart import run_apart
 
 FARTHEST = 1e-6  # mean KL in nats: both compute in fp32, of the same numbers
 NEW_TOKENS = 24
@@ -120,17 +119,13 @@ def _asked(folder: Path, asked: dict[str, Any]) -> Answered:
     with TemporaryDirectory() as place:
         question, answer = Path(place, "asked.json"), Path(place, "answered.safetensors")
         question.write_text(json.dumps(asked), encoding="utf-8")
-        words = [sys.executable, "-P", str(plain_transformers.__file__), str(folder), str(question), str(answer)]
-        quiet = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(words, check=False, capture_output=True, text=True, env=quiet)
-        if done.returncode < 0:
-            raise MachineError(
-                f"The process that opens the exported folder was ended by signal {-done.returncode}: the model has to fit into memory "
-                "twice. Free some memory, and run the same command again."
-            )
-        if done.returncode:
-            said = (done.stderr.strip() or "it said nothing").splitlines()[-1]
-            raise _bad(f"it does not load there ({said})")
+        words = [str(plain_transformers.__file__), str(folder), str(question), str(answer)]
+        try:
+            run_apart(words, "transformers opened the exported folder", "It has to fit into memory: free some.")
+        except (MachineError, Stopped):
+            raise
+        except PosttrainError as error:
+            raise _bad(f"it does not load there ({error})") from error
         with safe_open(answer, "pt") as file:
             said = json.loads(file.metadata()["said"])
             return Answered(said["tokens"], said["rendered"], said["written"], file.get_tensor("logits"))

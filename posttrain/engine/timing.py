@@ -8,7 +8,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -16,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import posttrain
 from posttrain.schema.artifacts import Model
-from posttrain.schema.errors import MachineError, PosttrainError
 
-from .environment import cores, is_out_of_memory
+from .apart import run_apart
+from .environment import cores
 
 
 @dataclass(frozen=True)
@@ -54,20 +52,9 @@ class Timed:
 def timed(model: Model, *, seed: int, **sizes: int) -> Timed:
     """What a process of its own found. Raises MachineError where it ran out of memory, PosttrainError where it failed."""
     asked = Asked(str(model.path), model.form, model.base, seed, **sizes)
-    above = str(Path(posttrain.__file__).parent.parent)
-    paths = os.pathsep.join([above, *filter(None, [os.environ.get("PYTHONPATH")])])
-    words = [sys.executable, "-m", __name__, json.dumps(asdict(asked))]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths})
-    if done.returncode == 0:
-        return Timed(**json.loads(done.stdout.splitlines()[-1]))
-    said = (done.stderr.strip() or f"signal {-done.returncode}").splitlines()[-1]
-    if done.returncode < 0 or is_out_of_memory(RuntimeError(said)):
-        raise MachineError(
-            f"The process that times the model ran out of memory ({said}). Time fewer `prompts` at once, or shorter ones."
-        )
-    raise PosttrainError(
-        f"The process that times the model failed: {said}. Look at it with `posttrain measure {model.path} size`."
-    )
+    smaller = "Time fewer `prompts` at once, or shorter ones."
+    said = run_apart(["-m", __name__, json.dumps(asdict(asked))], "timing the model", smaller)
+    return Timed(**json.loads(said.splitlines()[-1]))
 
 
 def _passes(asked: Asked, work: Callable[[], object]) -> list[float]:

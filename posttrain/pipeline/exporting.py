@@ -15,7 +15,7 @@ from posttrain.engine.files import files_under, room_for, whole_folder
 from posttrain.engine.store import Store
 from posttrain.report.exported import readme
 from posttrain.schema.artifacts import Artifact, Model
-from posttrain.schema.errors import UsageError
+from posttrain.schema.errors import Stopped, UsageError
 from posttrain.schema.record import RunRecord
 from posttrain.schema.rows import Message, Prompt
 
@@ -59,6 +59,8 @@ def export(
         for method in steps:
             model = _made(store, method, model, order.kind or TYPE, tell, stop)
             tell(f"{method}: {model.path.name}")
+            if stop():
+                raise Stopped("Stopped before anything was exported. What was made is kept: the same command goes on.")
         write = (model, order.target, folder, _called(order.name))
         tell("comparing")
         # a GGUF model of the store may hold files of several types; what was just made holds one
@@ -98,9 +100,9 @@ def _shown(model: Model, target: Target) -> tuple[str, tuple[str, ...]]:
     program = PromptProgram.load(model.path)
     if program is None or target == "ollama":
         return "", ()
+    if program.by_task and program.examples:
+        return "", ("examples: they are chosen by the task of a question, which no other program knows",)
     row = Prompt((Message("user", "QUESTION"),), plain="QUESTION")
-    if program.by_task:
-        row = replace(row, task=program.examples[0].task if program.examples else "")
     if program.layout == "plain":
         return program.text(row), ("how it is asked: in lines of plain text and not in a chat; README.md shows how",)
     if not program.examples:

@@ -2,9 +2,7 @@
 
 import pytest
 
-from posttrain.engine import timing
 from posttrain.models import llama_cpp
-from posttrain.schema.errors import MachineError, PosttrainError
 
 SMALL = {"prompts": 2, "prompt_tokens": 16, "new_tokens": 4}
 
@@ -44,18 +42,3 @@ def test_a_file_is_timed_in_llama_cpp(workshop):
     dense, file = (workshop.findings("speed", model, **SMALL) for model in (lab, made))
     assert (file.notes["engine"], file.notes["at_once"]) == ("llama.cpp", 1)
     assert file.metrics["memory"].value < dense.metrics["memory"].value
-
-
-def test_what_goes_wrong_in_the_other_process_is_told(workshop, monkeypatch):
-    model = workshop.model()
-    sizes = {**SMALL, "passes": 1}
-    monkeypatch.setattr(timing, "__name__", "posttrain.engine.nothing")
-    with pytest.raises(PosttrainError, match=r"failed: .*No module named posttrain.engine.nothing"):
-        timing.timed(model, seed=0, **sizes)
-
-    def killed(*_: object, **__: object) -> object:
-        return timing.subprocess.CompletedProcess([], -9, "", "")
-
-    monkeypatch.setattr(timing.subprocess, "run", killed)
-    with pytest.raises(MachineError, match=r"ran out of memory \(signal 9\). Time fewer `prompts` at once"):
-        timing.timed(model, seed=0, **sizes)
