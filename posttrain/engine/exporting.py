@@ -103,12 +103,11 @@ def export_folder(model: Model, target: Target, folder: Path, name: str) -> Expo
             lost.append(
                 "precision: its numbers are float32, of which vLLM takes half unless it is told `--dtype float32`"
             )
+    lost += _for_vllm(folder) if target == "vllm" else []
     said = {**transformers_agrees(model, folder), "verified": "transformers"}
     if target == "vllm":
-        lost += _for_vllm(folder)
         return Exported(said, tuple(lost), (f"vllm serve FOLDER --served-model-name {name}",))
-    kind = "peft.AutoPeftModelForCausalLM" if model.form == "adapter" else "transformers.AutoModelForCausalLM"
-    return Exported(said, tuple(lost), (f'{kind}.from_pretrained("FOLDER")',))
+    return Exported(said, tuple(lost), (f'{_class_of(folder)}.from_pretrained("FOLDER")',))
 
 
 def export_file(model: Model, target: Target, folder: Path, name: str, kind: str | None = None) -> Exported:
@@ -182,6 +181,14 @@ def _note_stops(model: Model, folder: Path) -> None:
     if not wanted <= known:
         said["eos_token_id"] = sorted(known | wanted)
         replace_text(path, json.dumps(said, indent=2, sort_keys=True) + "\n")
+
+
+def _class_of(folder: Path) -> str:
+    """What loads a folder."""
+    if not (folder / "config.json").is_file():
+        return "peft.AutoPeftModelForCausalLM"
+    encodes = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("is_encoder_decoder")
+    return f"transformers.{'AutoModelForSeq2SeqLM' if encodes else 'AutoModelForCausalLM'}"
 
 
 def _for_vllm(folder: Path) -> list[str]:
