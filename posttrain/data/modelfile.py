@@ -5,8 +5,8 @@
     PARAMETER stop \"\"\"<|im_end|>\"\"\"
     MESSAGE user \"\"\"red ->\"\"\"
 
-The parser knows no escapes: a text in threefold quotes ends at the next three, and characters that cannot be printed,
-but for white space of ASCII, are dropped without a word. So what is written is read back and must be what was meant.
+The parser knows no escapes: a text in threefold quotes ends at the first line that ends with three, and characters that
+cannot be printed, but for white space of ASCII, are dropped without a word. So what is written is read back and must be what was meant.
 (https://docs.ollama.com/modelfile; `ParseFile` in Ollama's parser/parser.go)
 """
 
@@ -41,7 +41,7 @@ class Modelfile:
             if wanted != found:
                 raise ModelError(
                     f"Ollama would not read {place} as it is: {wanted[:60]!r} would become {found[:60]!r}. A Modelfile holds no "
-                    "three quotes in a row and no characters that cannot be seen: take them out."
+                    "line that ends with three quotes and no characters that cannot be seen: take them out."
                 )
         return text
 

@@ -9,7 +9,11 @@ from posttrain.schema.rows import Message
 
 
 def test_what_is_written_is_what_is_read():
-    said = (Message("user", 'a "b"\n\nc'), Message("assistant", "MESSAGE user no\n# no comment"), Message("user", '""'))
+    said = (
+        Message("user", 'a "b"\n\nc'),
+        Message("assistant", "MESSAGE user no\n# no comment"),
+        Message("user", 'a """ b'),
+    )
     written = Modelfile(
         "model-Q8_0.gguf", "x\n{{ .Content }}\n", {"stop": ("\n", "<|end|>"), "temperature": ("0",)}, said
     )
@@ -24,7 +28,7 @@ def test_the_forms_that_people_write():
 
 
 @pytest.mark.parametrize(
-    "text", ['three """ quotes', '"""', "a\u00a0b", "bell \x07", "zero\u200bwidth", "soft\u00adhyphen"]
+    "text", ['a line """\nand one', "a\u00a0b", "bell \x07", "zero\u200bwidth", "soft\u00adhyphen"]
 )
 def test_what_ollama_would_drop_is_refused(text):
     with pytest.raises(ModelError, match=r"Ollama would not read an example as it is.*take them out"):
@@ -42,4 +46,4 @@ def test_varied_texts_are_read_back_or_refused():
             continue
         kept += 1
         assert [message.content for message in read_modelfile(written).messages] == [text, "b"]
-    assert kept > 150
+    assert kept > 60
