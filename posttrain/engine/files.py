@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.schema.artifacts import MANIFEST, FileEntry, Model, hash_of
-from posttrain.schema.errors import DiskFull
+from posttrain.schema.errors import DiskFull, UsageError
 
 MEGABYTE = 1_000_000
 WEIGHTS = (".safetensors", ".bin", ".index.json", ".gguf")
@@ -89,6 +90,45 @@ def replace_text(path: Path, text: str) -> None:
     finally:
         draft.unlink(missing_ok=True)
     sync([path.parent])
+
+
+@contextmanager
+def whole_folder(place: Path, what: str, needed: int = 0) -> Iterator[Path]:
+    """A folder to write in that becomes `place` when all went well, and is gone otherwise. Raises UsageError where
+    something is there already, and DiskFull."""
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UsageError(f"{place} exists already. Name another folder with `--out FOLDER`, or remove it first.")
+    require_room(what, place, needed)
+    draft = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        with room_for(what, draft, needed):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _remove_dead(place)
+            draft.mkdir()
+            yield draft
+            sync_tree(draft)
+            draft.rename(place)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    sync([place.parent])
+
+
+def _remove_dead(place: Path) -> None:
+    """Removes the drafts of a folder that killed processes left beside it."""
+    for draft in place.parent.glob(f".{glob.escape(place.name)}.*"):
+        n = draft.name.rpartition(".")[2]
+        if draft.is_dir() and n.isdigit() and not _lives(int(n)):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from posttrain.data.ggml_match import compared_with, read_vocab
+from posttrain.data.ggml_match import compared_with
 from posttrain.data.ggml_vocab import Vocab
-from posttrain.data.template import turn_end, with_template
 from posttrain.data.varied_texts import N_TEXTS
 from posttrain.functional.budget import Kind
 from posttrain.functional.ggml_blocks import BLOCK, GRIDS
@@ -28,6 +27,7 @@ from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
 
 from .files import copy_beside, readable
+from .for_llama_cpp import vocab_of
 from .job import Job
 from .layerwise import Parts, Told, write_report
 from .method import Made
@@ -38,10 +38,9 @@ FARTHEST = {"f32": 1e-9, "f16": 1e-3, "bf16": 1e-2, "q8_0": 1e-2}  # mean KL in 
 Asked = Literal["auto", "always", "never"]
 
 
-def vocab_of(job: Job, model: Model, weights: Any) -> Vocab:
+def vocab_noted(job: Job, model: Model, weights: Any) -> Vocab:
     """The tokenizer of a model as a file holds it, and a note of all that is unusual about it."""
-    turn = turn_end(with_template(load_tokenizer(model))).token  # what ends a turn in this model's chats
-    vocab = read_vocab(Path(model.path), n_rows(weights), turn)
+    vocab = vocab_of(model, n_rows(weights))
     for note in (*vocab.notes, *_read_otherwise(model)):
         job.note(note)
     return vocab
@@ -99,7 +98,7 @@ def written(
     job: Job, model: Model, weights: Any, kinds: Mapping[str, Kind], parts: Parts, report: Sequence[Told]
 ) -> Made:
     """The artifact whose matrices are blocks of unlike `kinds`, solved to `parts`: one file, and all that belongs beside it."""
-    vocab = vocab_of(job, model, weights)
+    vocab = vocab_noted(job, model, weights)
     solved = {f"{name}.weight": _in_blocks(kind, parts[name]) for name, kind in kinds.items()}
     ((most, _),) = Counter(kinds.values()).most_common(1)
     labelled = {"general.file_type": FILE_TYPES[str(most)]}

@@ -12,15 +12,15 @@ from .vocabulary import n_rows
 TEXTS, TOKENS = 4, 48
 
 
-def drawn_ids(weights: Any) -> Tensor:
-    """(TEXTS, TOKENS): drawn texts, the same for every model of so many tokens."""
-    return torch.randint(n_rows(weights), (TEXTS, TOKENS), generator=torch.Generator().manual_seed(0))
+def drawn_ids(n: int) -> Tensor:
+    """(TEXTS, TOKENS): drawn texts of a model with `n` tokens, always the same."""
+    return torch.randint(n, (TEXTS, TOKENS), generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
 def drawn_logits(weights: Any) -> Tensor:
-    """(N, V): what a model says after every token of the drawn texts."""
-    ids = drawn_ids(weights).to(next(weights.parameters()).device)
+    """(N, V): what a model says after every token of some drawn texts, the same for every model of so many tokens."""
+    ids = drawn_ids(n_rows(weights)).to(next(weights.parameters()).device)
     inputs = {"decoder_input_ids": ids} if weights.config.is_encoder_decoder else {"use_cache": False}
     logits: Tensor = weights(input_ids=ids, **inputs).logits
     return logits.flatten(0, 1).double()

@@ -219,6 +219,15 @@ def read_gguf(path: Path) -> dict[str, Array]:
         raise ModelError(f"{path} cannot be read as a GGUF file ({error}). Write it again.") from error
 
 
+def fields_in(path: Path) -> dict[str, Any]:
+    """What a file says beside its tensors, by key. Raises ModelError for a file that is damaged."""
+    package = gguf_package("Reading a GGUF file")
+    try:
+        return {key: field.contents() for key, field in package.GGUFReader(path).fields.items()}
+    except (OSError, ValueError, IndexError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{path} cannot be read as a GGUF file ({error}). Write it again.") from error
+
+
 def _decoded(package: Any, tensor: Any) -> Array:
     found: Array = package.quants.dequantize(tensor.data, tensor.tensor_type)
     return np.array(found, dtype=np.float32).reshape([int(n) for n in reversed(tensor.shape)])

@@ -87,7 +87,7 @@ def load_weights(
     computed with, or `at` another place. Raises ModelError."""
     use_fast_matmul()
     path = Path(model.base or model.path)
-    quantised = configuration(lambda: _skeleton(path, scores)) if four_bits else noted(Path(model.path))
+    quantised = configuration(lambda: skeleton(path, scores)) if four_bits else noted(Path(model.path))
     weights: Any = _load_dense(
         path, scores, **{"quantization_config": quantised, "device_map": {"": device()}} if quantised else {}
     )
@@ -208,7 +208,7 @@ def _auto(encodes: bool, scores: bool = False) -> Any:
     return _transformers().AutoModelForSeq2SeqLM if encodes else _transformers().AutoModelForCausalLM
 
 
-def _skeleton(path: Path, scores: bool) -> "PreTrainedModel":
+def skeleton(path: Path, scores: bool) -> "PreTrainedModel":
     """A model with its names and shapes, and any weights."""
     config = _config(path)
     model: PreTrainedModel = _auto(config.is_encoder_decoder, scores).from_config(config)

@@ -63,10 +63,10 @@ def load(text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Pla
     return planned
 
 
-def drafted(text: str, where: str, overrides: Sequence[str]) -> tuple[Plan, list[Problem]]:
+def drafted(text: str, where: str, overrides: Sequence[str], base_form: str = "dense") -> tuple[Plan, list[Problem]]:
     """The plan of a recipe's text as far as it can be made, and what is wrong with either."""
     recipe, problems = draft(text, where, overrides)
-    planned, more = check(recipe)
+    planned, more = check(recipe, base_form)
     return planned, [*problems, *more]
 
 

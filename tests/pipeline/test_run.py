@@ -190,6 +190,18 @@ def test_a_base_of_another_form_is_planned_as_what_it_is(text: str, tmp_path: Pa
 # Measures that wait for a stage
 
 
+def test_a_stage_that_the_base_alone_needs_is_no_problem(base: Path, tmp_path: Path) -> None:
+    """An adapter begins with `merge`, which takes no dense model."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
+    (folder / "adapter_model.safetensors").write_bytes(b"few weights")
+    found = preview({"name": "demo", "model": str(folder), "stages": ["merge"]}, out=tmp_path / "runs")
+    assert [step.form for step in found.plan.steps] == ["dense"]
+    with pytest.raises(RecipeError, match=r"'merge' takes adapter weights, and 'base' holds dense ones"):
+        preview({"name": "demo", "model": str(base), "stages": ["merge"]}, out=tmp_path / "runs")
+
+
 @pytest.fixture
 def late(base: Path, rows: Path) -> str:
     return f"""

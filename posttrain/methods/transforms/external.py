@@ -25,6 +25,7 @@ from posttrain.models.drawn import difference, drawn_ids, drawn_logits
 from posttrain.models.load import load_weights
 from posttrain.models.matrices import decoder
 from posttrain.models.packed import METHOD
+from posttrain.models.vocabulary import n_rows
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
 
@@ -63,7 +64,7 @@ class External(Calibrated, Transform):
             "made": str(made),
             **self.model_dump(include={"bits", "group", "activations", "solver", "dtype"}),
             "texts": calibration(self, model, inputs["data"], job).tolist(),
-            "asked": drawn_ids(dense).tolist(),
+            "asked": drawn_ids(n_rows(dense)).tolist(),
         }
         found = run_outside(self.program, self.python, told, job)
         ours = drawn_logits(dense)

@@ -21,7 +21,7 @@ from posttrain.data.ggml_vocab import Vocab
 from posttrain.engine.block_solving import solved_blocks
 from posttrain.engine.calibrating import Calibrated, calibration
 from posttrain.engine.files import copy_beside, readable
-from posttrain.engine.gguf_folder import Asked, parity, read_back, told, vocab_of
+from posttrain.engine.gguf_folder import Asked, parity, read_back, told, vocab_noted
 from posttrain.engine.job import Job
 from posttrain.engine.layerwise import write_report
 from posttrain.engine.method import Made, Transform
@@ -84,7 +84,7 @@ class GGUF(Calibrated, Solved, Transform):
             llama_cpp.require()
         weights: Any = load_weights(model, at=torch.device("cpu"))  # exact, and the same on every machine
         family = family_of(weights.config)
-        vocab = vocab_of(job, model, weights)
+        vocab = vocab_noted(job, model, weights)
         files = self.write(job, weights, vocab, self._solved(job, model, inputs))
         copy_beside(model, job.folder)
         verified = {"verified": "tokenizer rules, read back", **parity(job, model, weights, vocab, self.compare)}
