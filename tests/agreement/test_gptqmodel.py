@@ -86,7 +86,7 @@ def test_we_compute_what_it_does_with_what_it_wrote(workshop, tmp_path):  # noqa
     dynamic = load_weights(workshop.store.model(str(tmp_path / "theirs" / "dynamic")))
     plain = load_weights(workshop.store.model(str(tmp_path / "source")))
     off = {
-        name: float((x - plain.get_parameter(name)).norm() / x.norm())
+        name: float((x - plain.get_parameter(name)).detach().norm() / x.detach().norm())
         for name, x in dynamic.named_parameters()
         if "_proj" in name
     }
