@@ -181,8 +181,8 @@ def require_whole_groups(matrices: Mapping[str, nn.Linear], grids: Mapping[str, 
 def require_whole_words(matrices: Mapping[str, nn.Linear], bits: int) -> None:
     """Raises UsageError for a matrix that GPTQ's layout cannot hold."""
     for name, matrix in matrices.items():
-        if not gptq_layout.fills_words(*matrix.weight.shape, bits):
-            rows, columns = matrix.weight.shape
+        rows, columns = matrix.weight.shape
+        if not gptq_layout.fills_words(rows, columns, bits):
             raise UsageError(
                 f"`layout: gptq` holds rows and columns that fill whole words of 32 bits, and {name} has {rows} rows of {columns}, "
                 f"in {bits} bits each. Leave out `layout`, or take more `bits`."

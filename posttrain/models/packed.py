@@ -141,12 +141,9 @@ def _dense(name: str, stored: Mapping[str, Tensor], said: Mapping[str, Any]) -> 
         return gptq_layout.dense(name, stored, said)
     if name + WHOLE not in stored:
         return _unpacked(name, stored, _bits_of(name, _bits_by_target(said)))
-    ints = stored[name + WHOLE]
-    scale = (
-        stored[name + SCALE].float().reshape(-1, 1) if stored[name + SCALE].dim() < 2 else stored[name + SCALE].float()
-    )
-    scale = scale.expand(len(ints), -1)
-    zero = stored[name + ZERO].float().reshape(scale.shape[0], -1) if name + ZERO in stored else torch.zeros_like(scale)
+    ints, scale = stored[name + WHOLE], stored[name + SCALE].float()
+    zero = stored[name + ZERO].float() if name + ZERO in stored else torch.zeros_like(scale)
+    scale, zero = (x.reshape(-1, x.shape[-1] if x.dim() == 2 else 1).expand(len(ints), -1) for x in (scale, zero))
     return Rounded(ints, scale, -scale * zero).dense()
 
 

@@ -32,10 +32,10 @@ pytestmark = [
 ]
 
 
-def theirs(*words: object) -> None:
+def theirs(where: Path, *words: object) -> None:
     done = subprocess.run(
         [str(PYTHON), str(SCRIPT), *map(str, words)], capture_output=True, text=True, timeout=1200, check=False,
-        env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "GPTQMODEL_CPU_WORKERS": "2"},
+        cwd=where, env={**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "GPTQMODEL_CPU_WORKERS": "2"},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
@@ -65,20 +65,20 @@ def test_it_computes_what_we_do_with_what_we_wrote(workshop, tmp_path):  # noqa:
     made = {name: workshop.run("rtn", model, layout="gptq", **options) for name, options in OURS.items()}
     for name, each in made.items():
         (tmp_path / name).symlink_to(each.path)
-    theirs("read", tmp_path / "ids", *(tmp_path / name for name in made))
+    theirs(tmp_path, "read", tmp_path / "ids", *(tmp_path / name for name in made))
     for name, each in made.items():
         agrees(tmp_path / name, each)
 
 
 def test_we_compute_what_it_does_with_what_it_wrote(workshop, tmp_path):  # noqa: F811
     """In the order of the columns or of their inputs, with zeros anywhere, in both versions, and with bits of some matrices."""
-    theirs("make", source(tmp_path), tmp_path / "theirs")
+    theirs(tmp_path, "make", source(tmp_path), tmp_path / "theirs")
     folders = sorted((tmp_path / "theirs").iterdir())
     assert len(folders) == 7
     readable = [
         folder for folder in folders if folder.name != "dynamic"
     ]  # transformers gives all matrices the same bits
-    theirs("read", tmp_path / "ids", *readable)
+    theirs(tmp_path, "read", tmp_path / "ids", *readable)
     for folder in readable:
         model = workshop.store.model(str(folder))
         assert model.form == "gptq"
@@ -86,7 +86,7 @@ def test_we_compute_what_it_does_with_what_it_wrote(workshop, tmp_path):  # noqa
     dynamic = load_weights(workshop.store.model(str(tmp_path / "theirs" / "dynamic")))
     plain = load_weights(workshop.store.model(str(tmp_path / "source")))
     off = {
-        name: float((x - plain.get_parameter(name)).norm() / x.norm())
+        name: float((x - plain.get_parameter(name)).detach().norm() / x.detach().norm())
         for name, x in dynamic.named_parameters()
         if "_proj" in name
     }

@@ -9,7 +9,7 @@ also before the last matrix of a layer, where the paper leaves them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -34,7 +34,7 @@ class SmoothQuant(Scaling):
     """Bits that inputs are rounded to while the model computes; `null` leaves them as they are."""
 
     def scaled(self, *how: Any) -> Scaled:
-        return Smoothed(*how, alpha=self.alpha)
+        return replace(Smoothed(*how), alpha=self.alpha)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as hf
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from posttrain.models.load import load_weights
 from posttrain.schema.artifacts import Model
@@ -110,7 +110,7 @@ def test_the_files_are_those_of_compressed_tensors(workshop):
 
 
 def test_what_other_programs_write_is_read(workshop):
-    """Patterns in place of names, one scale for a whole matrix, zeros, and matrices that are kept."""
+    """Patterns in place of names, and matrices that are kept."""
     made = workshop.run("rtn", workshop.model(), activations=8, dtype="float32")
     before = logps(load_weights(made))
     path = made.path / "config.json"
@@ -124,6 +124,18 @@ def test_what_other_programs_write_is_read(workshop):
     path.write_text(json.dumps(config))
     rounded = {name for name, m in load_weights(made).named_modules() if m._forward_pre_hooks}
     assert rounded == {f"model.layers.{n}.self_attn.{name}_proj" for n in (0, 1) for name in "qkvo"}
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (48, 2)])
+def test_scales_of_other_parts_and_zeros_are_read(workshop, shape):
+    """One for the whole matrix, and one for each half of a row."""
+    made = workshop.run("rtn", workshop.model(), activations=8, dtype="float32")
+    stored = load_file(made.path / "model.safetensors")
+    scale, zero = torch.full(shape, 0.25), torch.full(shape, 3, dtype=torch.int8)
+    stored |= {f"{MATRIX}.weight_scale": scale, f"{MATRIX}.weight_zero_point": zero}
+    save_file(stored, made.path / "model.safetensors", {"format": "pt"})
+    found = load_weights(made).get_parameter(f"{MATRIX}.weight")
+    assert found.equal(0.25 * (stored[f"{MATRIX}.weight"].float() - 3))
 
 
 @pytest.mark.parametrize("change", [{"strategy": "tensor"}, {"dynamic": False}, {"num_bits": 4}, {"symmetric": False}])
