@@ -22,14 +22,7 @@ from posttrain.engine.sensitivity import Aside, sensitivities
 from posttrain.functional.rounding import Integers
 from posttrain.models.matrices import decoder, matrices_in
 from posttrain.schema.artifacts import Model
-from posttrain.schema.settings import Settings
-
-
-def _as_share(value: Any) -> Any:
-    """`40%` is what recipes say."""
-    if isinstance(value, str) and value.endswith("%"):
-        return float(value.removesuffix("%")) / 100
-    return value
+from posttrain.schema.settings import Settings, as_share
 
 
 class Within(Settings):
@@ -37,7 +30,7 @@ class Within(Settings):
 
     kl: float | None = Field(None, gt=0)
     """Most divergence from the model, in nats a token, on texts that are put aside: the smallest model within is sought."""
-    bytes: Annotated[float | None, BeforeValidator(_as_share)] = Field(None, gt=0, lt=1)
+    bytes: Annotated[float | None, BeforeValidator(as_share)] = Field(None, gt=0, lt=1)
     """Most bytes, as a share of the model's own in `dtype`, such as `40%`: the closest model within is sought."""
 
     @model_validator(mode="after")
