@@ -18,14 +18,14 @@ a model multiplies its embeddings by sqrt(D), as Gemma does, they become larger 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from posttrain.schema.errors import ModelError
 
@@ -94,10 +94,12 @@ def widths_of(weights: Any) -> dict[Width, int]:
 
 def narrowed(config: Any, widths: Mapping[Width, int]) -> Any:
     """A configuration with other widths. Raises ModelError where transformers opens none."""
+    from huggingface_hub.errors import StrictDataclassError
+
     made = _changed(config, widths)
     try:
         return type(made).from_dict(made.to_dict())
-    except ValueError as error:
+    except (ValueError, StrictDataclassError) as error:
         said = str(error).strip().splitlines()[-1].strip().rpartition("Error: ")[2]
         whole = config.get_text_config()
         groups = getattr(whole, "num_key_value_heads", None) or whole.num_attention_heads
@@ -118,7 +120,8 @@ def _changed(config: Any, widths: Mapping[Width, int]) -> Any:
         text.intermediate_size = widths["ffn"]
     if "kv_groups" in widths:
         text.num_attention_heads = heads // groups * widths["kv_groups"]
-        text.num_key_value_heads = widths["kv_groups"]
+        if hasattr(text, "num_key_value_heads"):
+            text.num_key_value_heads = widths["kv_groups"]
     if "hidden" in widths:
         text.hidden_size = widths["hidden"]
         for name in [name for name in vars(text) if EPS.search(name) and isinstance(getattr(text, name), float)]:
@@ -131,28 +134,18 @@ def axes(weights: Any, widths: Mapping[Width, int]) -> list[Axis]:
     whole, shapes = widths_of(weights), _shapes(weights, {})
     named = [name for name, _ in layers(weights)]
     found = []
-    for width, narrow in widths.items():
-        followed = [
-            (name, dim, before, after)
-            for name, shape in _shapes(weights, {width: narrow}).items()
-            for dim, (before, after) in enumerate(zip(shapes[name], shape, strict=True))
-            if before != after
-        ]
-        if narrow != whole[width] and not followed:
-            raise ModelError(
-                f"No weight of {type(weights).__name__} follows its `{width}` alone. Leave it out, or take a Llama, Mistral, "
-                "Qwen, Gemma or Phi."
-            )
+    for width in (width for width, narrow in widths.items() if narrow != whole[width]):
+        followed = list(_followed(shapes, _shapes(weights, {width: widths[width]})))
+        odd = _odd(weights, width, followed)
         for name, dim, before, after in followed:
             each = before // whole[width]
             sections = _sections(weights.config.get_text_config(), width, each)
-            if not sections or (each * whole[width], each * narrow) != (before, after):
-                raise ModelError(
-                    f"{name} of {type(weights).__name__} grows with its `{width}` in a way that is not known. Leave it out, or "
-                    "take a Llama, Mistral, Qwen, Gemma or Phi."
-                )
+            if (each * whole[width], each * widths[width]) != (before, after) or not sections:
+                odd = odd or f"{name} of {type(weights).__name__} follows its `{width}` in a way that is not known"
             layer = next((layer for layer in named if name.startswith(f"{layer}.")), "")
             found.append(Axis(name, dim, width, "" if width == "hidden" else layer, sections))
+        if odd:
+            raise ModelError(f"{odd}. Leave `{width}` out, or take a Llama, Mistral, Qwen, Gemma or Phi.")
     return found
 
 
@@ -163,10 +156,36 @@ def _shapes(weights: Any, widths: Mapping[Width, int]) -> dict[str, tuple[int, .
     return {name: tuple(x.shape) for name, x in made.named_parameters()}
 
 
+def _followed(
+    before: Mapping[str, tuple[int, ...]], after: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[str, int, int, int]]:
+    """(name, axis, length, length) of what is not as long as before."""
+    for name, shape in before.items():
+        for dim, (old, new) in enumerate(zip(shape, after.get(name, (0,) * len(shape)), strict=True)):
+            if old != new:
+                yield name, dim, old, new
+
+
+def _odd(weights: Any, width: Width, followed: Sequence[tuple[str, int, int, int]]) -> str:
+    """What speaks against changing a width, if anything."""
+    kind, names = type(weights).__name__, [name for name, *_ in followed]
+    plain = {name for name in names if isinstance(weights.get_submodule(name.rpartition(".")[0]), nn.Linear)}
+    read = [name for name, dim, *_ in followed if name in plain and dim == 1]
+    if not read:
+        return f"No matrix of {kind} reads its `{width}` alone"
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        return f"{twice[0]} of {kind} follows its `{width}` on both sides"
+    across = [name for name in names if width == "kv_groups" and name.endswith("norm.weight") and name not in plain]
+    return f"{across[0]} of {kind} is a norm over all heads together, and would be another over some" if across else ""
+
+
 def _sections(config: Any, width: Width, each: int) -> tuple[int, ...]:
     """How the entries of a channel or group lie on an axis that has `each` of them for it; nothing where that is not known."""
-    if width != "kv_groups":
-        return {1: (1,), 2: (1, 1)}.get(each, ()) if width == "ffn" else {1: (1,)}.get(each, ())
+    if width == "hidden":
+        return (1,) if each == 1 else ()
+    if width == "ffn":
+        return {1: (1,), 2: (1, 1)}.get(each, ())
     groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     shared = config.num_attention_heads // groups
     d = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -178,20 +197,22 @@ def _sections(config: Any, width: Width, each: int) -> tuple[int, ...]:
 def norms(weights: Any, found: Sequence[Axis]) -> dict[str, float]:
     """The norms over the stream by name, with what they add to their weights before they multiply by them. Raises ModelError
     for others than root-mean-square norms: a mean over the stream would be another one over some of it."""
-    told = {}
+    told: dict[str, float] = {}
     for axis in found:
         name, module = axis.module, weights.get_submodule(axis.module)
         if axis.width == "hidden" and axis.name.endswith(".weight") and module.weight.dim() == 1:
             trial = deepcopy(module).cpu()
             with torch.no_grad():
                 trial.weight.fill_(1)
-                value = float(trial(torch.ones(1, len(trial.weight))).mean())
+                value = float(trial(torch.full((1, len(trial.weight)), 1e3)).mean())  # so that eps is nothing
             if round(value, 2) not in (1, 2):
                 raise ModelError(
                     f"{name} of {type(weights).__name__} is no root-mean-square norm, and others change with the width of the "
                     "stream. Leave `hidden` out."
                 )
             told[name] = float(round(value) - 1)
+    if not told and any(axis.width == "hidden" for axis in found):
+        raise ModelError(f"{type(weights).__name__} has no root-mean-square norm over its stream. Leave `hidden` out.")
     return told
 
 
