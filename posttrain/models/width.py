@@ -12,9 +12,9 @@ RMSNorm divides by the mean over the whole stream. With only D' channels that ar
 
     w x / sqrt(S / D + eps)  =  w sqrt(D / D') x / sqrt(S / D' + eps D / D')          S = sum over channels of x^2
 
-so a narrow norm computes the same with weights of sqrt(D / D') times as much and an eps of D / D' times as much. The eps of norms
-over a head is the same number of the configuration and becomes larger with it, by a millionth of what such a norm divides by. Where
-a model multiplies its embeddings by sqrt(D), as Gemma does, they become larger by sqrt(D / D') themselves.
+so a narrow norm computes the same with weights of sqrt(D / D') times as much and an eps of D / D' times as much. Norms over
+heads have the same eps in the configuration, which then grows too: a trace, as it is small beside what they divide by. Where a model
+multiplies its embeddings by sqrt(D), as Gemma does, they become larger by sqrt(D / D') themselves.
 """
 
 import re

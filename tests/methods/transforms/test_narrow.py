@@ -9,6 +9,7 @@ import transformers as hf
 from pydantic import ValidationError
 from torch import Tensor
 
+import posttrain as pt
 from posttrain.engine.job import Job
 from posttrain.engine.narrowing import Narrowing, largest
 from posttrain.functional.divergence import plain_divergence
@@ -19,6 +20,7 @@ from posttrain.models.width import axes, cut
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError, Stopped
 from tests import tiny
+from tests.behaviour.seeds import SEEDS
 from tests.methods.transforms.test_gptq import TEXTS
 
 CPU = torch.device("cpu")
@@ -215,6 +217,41 @@ def test_a_killed_run_goes_on_behind_the_last_layer(workshop, tmp_path):
         assert (whole / name).read_bytes() == (parts / name).read_bytes()
 
 
+def tiny_of(config, causal, **more):
+    sizes = {"vocab_size": tiny.VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return causal(config(**sizes, **heads, pad_token_id=1, initializer_range=0.3, **more)).eval()
+
+
+MORE = {
+    "Qwen2": (("ffn", "hidden", "kv_groups"), {}),
+    "Gemma2": (("ffn", "hidden", "kv_groups"), {"head_dim": 8}),
+    "Gemma3": (("ffn", "hidden", "kv_groups"), {"head_dim": 8}),
+    "Granite": (("ffn", "hidden", "kv_groups"), {"embedding_multiplier": 3.0}),
+    "SmolLM3": (("ffn", "hidden", "kv_groups"), {}),
+    "Olmo2": (("ffn", "hidden"), {"rms_norm_eps": 1e-9}),
+    "Phi": (("ffn", "kv_groups"), {}),
+    "Starcoder2": (("ffn", "kv_groups"), {}),
+    "Cohere": (("ffn", "kv_groups"), {}),
+    "GPTNeoX": (("ffn",), {}),
+}
+
+
+@pytest.mark.parametrize("family", MORE)
+def test_other_families_are_cut_to_what_was_left(family):
+    """What has been made to have no effect can go, and nothing else changes."""
+    wanted, more = MORE[family]
+    config = hf.Gemma3TextConfig if family == "Gemma3" else getattr(hf, f"{family}Config")
+    whole = tiny_of(config, getattr(hf, f"{family}ForCausalLM"), **more)
+    widths = {width: {"ffn": 24, "hidden": 16, "kv_groups": 1}[width] for width in wanted}
+    narrowing = Narrowing.of(whole, widths, torch.arange(64).view(2, 32), CPU)
+    before = drawn_logits(whole)
+    narrowing.close()
+    left = drawn_logits(whole)
+    assert apart(left, before) > 0.1
+    assert apart(drawn_logits(cut(whole, narrowing.axes, narrowing.kept, widths)), left) < 1e-4
+
+
 @pytest.mark.parametrize(
     ("size", "whole", "multiple", "n"),
     [(0.3, 100, 8, 32), (0.99, 100, 8, 96), (1.0, 100, 8, 100), (0.01, 100, 8, 8), (30, 100, 8, 30), (0.5, 3, 1, 2)],
@@ -265,11 +302,6 @@ def test_what_cannot_be_made_narrower_is_told(workshop, weights, options, told):
         workshop.run("narrow", given(workshop, weights()), workshop.rows(*TEXTS), **options, **FEW)
 
 
-def tiny_of(config, causal, **more):
-    sizes = {"vocab_size": tiny.VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    return causal(config(**sizes, num_attention_heads=4, num_key_value_heads=2, pad_token_id=1, **more)).eval()
-
-
 @pytest.mark.parametrize(
     ("weights", "options", "told"),
     [
@@ -291,3 +323,30 @@ def tiny_of(config, causal, **more):
 def test_other_kinds_of_decoders_are_told(workshop, weights, options, told):
     with pytest.raises(ModelError, match=told):
         workshop.run("narrow", given(workshop, weights()), workshop.rows(*TEXTS), **options, **FEW)
+
+
+LEARNT = {"batch_size": 16, "learning_rate": 2e-4, "data": {"path": "lab:chat/train", "take": 1500}}
+NARROWED = {"ffn": "50%", "hidden": "75%", "data": "lab:chat/train", "sequences": 32, "length": 256}
+HEALED = {
+    "model": "lab",
+    "measure": [{"fidelity": {"data": "lab:chat/test", "against": "sft"}}],
+    "stages": [
+        {"sft": {"data": "lab:chat/train", "learning_rate": 1e-3, "batch_size": 16}},
+        {"narrow": {"name": "plain", "repair": False, **NARROWED}},
+        {"narrow": {"name": "narrowed", "from": "sft", **NARROWED}},
+        {"distill": {"name": "healed", "teacher": "sft", **LEARNT}},
+        {"sft": {"name": "labelled", "from": "narrowed", **LEARNT}},
+    ],
+}
+
+
+@pytest.mark.slow
+def test_repair_and_the_whole_model_heal_what_was_taken_out(tmp_path):
+    """Repair alone takes most of the divergence away, the whole model more of it; labels lead away from it."""
+    for seed in SEEDS:
+        record = pt.run({**HEALED, "seed": seed}, out=tmp_path).record
+        names = [each.name for each in record.models if each.name != "base"]
+        kl = {name: record.model(name).findings["fidelity"].metrics["kl"].value for name in names}
+        print("NARROWED", kl)
+        assert kl["plain"] > 3 * kl["narrowed"] > 3.3 * kl["healed"]
+        assert kl["labelled"] > kl["healed"]
