@@ -15,8 +15,8 @@ SIZES = {
 }
 STEPS, STEP = {"large": 80, "small": 100}, (8, 128)  # of the training, and the texts and tokens of each
 OURS: dict[str, dict[str, Any]] = {
-    "posttrain": {"correct": 0, "search": False},
-    "search": {"correct": 0},
+    "posttrain": {"correct": 0, "polish": 0, "search": False},
+    "search": {"correct": 0, "polish": 0},
     "default": {},
     "rtn": {},
 }

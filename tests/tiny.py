@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from posttrain.functional.layout import Branch, Tree
 from posttrain.models import attention
@@ -29,6 +29,28 @@ def tokenizer() -> hf.PreTrainedTokenizerFast:
         tokenizer_object=made, eos_token="<|end|>", pad_token="<|pad|>", additional_special_tokens=special[3:]
     )
     found.chat_template = CHAT
+    return found
+
+
+OTHER_CHAT = (
+    "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+TRAINED_ON = ("say hello to the whole world", "the world says hello", "abc xyz tuv pqr no go", "cba zyx vut rqp on og")
+
+
+def other_tokenizer(texts: tuple[str, ...] = TRAINED_ON, n: int = 290) -> hf.PreTrainedTokenizerFast:
+    """Longer tokens than those of `tokenizer`, merged where they are frequent in `texts`; another end and template."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=n, special_tokens=["</s>", "<pad>"], initial_alphabet=letters, show_progress=False
+    )
+    made.train_from_iterator(texts, trainer)
+    found = hf.PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", pad_token="<pad>")
+    found.chat_template = OTHER_CHAT
     return found
 
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "show": Command("[RUN | MODEL | DIGEST]", "a run, a model or an artifact", "looking:show"),
     "compare": Command("A B", "what changed from one model to another", "looking:compare"),
     "report": Command("[RUN] [-o FILE]", "the before/after report", "looking:report"),
+    "export": Command("MODEL --to PROGRAM", "a model for Ollama, llama.cpp, vLLM or transformers", "exporting:export"),
     "methods": Command("[NAME]", "all methods, or one with every setting", "learning:methods"),
     "recipes": Command("", "the recipes that ship", "learning:recipes"),
     "new": Command("[RECIPE] [-o FILE]", "copy a shipped recipe, to change it", "learning:new"),

@@ -15,11 +15,11 @@ from posttrain.schema.artifacts import Model
 
 from .job import Job
 from .layerwise import Told, compress
-from .solving import Matrices
+from .solving import Matrices, Solved
 
 
 def solved_blocks(
-    job: Job, model: Model, ids_NT: Tensor, kind: GgufType, correct: float
+    job: Job, model: Model, ids_NT: Tensor, kind: GgufType, told: Solved
 ) -> tuple[Mapping[str, Blocks], list[Told]]:
     """The matrices of a model's layers in blocks of a type, by the names of their weights; those whose rows are no whole
     blocks are left out. Raises ModelError for a model that has no matrices to solve."""
@@ -28,6 +28,6 @@ def solved_blocks(
     grids = {name: grid for name, matrix in matrices_in(weights).items() if matrix.in_features % BLOCK == 0}
     scratch = job.scratch / kind
     scratch.mkdir(exist_ok=True)
-    solver = Matrices(grids, search=True, damp=DAMP, correct=correct)
-    parts, told = compress(weights, ids_NT, solver, device(), replace(job, scratch=scratch))
-    return {f"{name}.weight": Blocks(kind, *blocks_of(kind, Rounded(*part))) for name, part in parts.items()}, told
+    solver = Matrices(grids, search=True, damp=DAMP, correct=told.correct, polish=told.polish)
+    parts, report = compress(weights, ids_NT, solver, device(), replace(job, scratch=scratch))
+    return {f"{name}.weight": Blocks(kind, *blocks_of(kind, Rounded(*part))) for name, part in parts.items()}, report

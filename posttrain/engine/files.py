@@ -1,25 +1,31 @@
 """Files that are whole or absent: hashing, flushing to the disk, replacing in one step, and a full disk put into words."""
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from posttrain.schema.artifacts import MANIFEST, FileEntry, hash_of
-from posttrain.schema.errors import DiskFull
+from posttrain.schema.artifacts import MANIFEST, FileEntry, Model, hash_of
+from posttrain.schema.errors import DiskFull, UsageError
 
 MEGABYTE = 1_000_000
+WEIGHTS = (".safetensors", ".bin", ".index.json", ".gguf")
 DRAFT = re.compile(r"\..+\.\d+")  # `.report.md.4711`: what process 4711 writes before it becomes report.md
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Libraries written in Rust and C++ report a full disk as text, without an errno.
 FULL_WORDS = ("no space left on device", "os error 28", "disk quota exceeded", "pytorchstreamwriter failed writing")
+
+
+WAIT = 0.2  # seconds between two looks at a lock that another process holds
 
 
 def readable(n_bytes: float) -> str:
@@ -86,6 +92,45 @@ def replace_text(path: Path, text: str) -> None:
     sync([path.parent])
 
 
+@contextmanager
+def whole_folder(place: Path, what: str, needed: int = 0) -> Iterator[Path]:
+    """A folder to write in that becomes `place` when all went well, and is gone otherwise. Raises UsageError where
+    something is there already, and DiskFull."""
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UsageError(f"{place} exists already. Name another folder with `--out FOLDER`, or remove it first.")
+    require_room(what, place, needed)
+    draft = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        with room_for(what, draft, needed):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _remove_dead(place)
+            draft.mkdir()
+            yield draft
+            sync_tree(draft)
+            draft.rename(place)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    sync([place.parent])
+
+
+def _remove_dead(place: Path) -> None:
+    """Removes the drafts of a folder that killed processes left beside it."""
+    for draft in place.parent.glob(f".{glob.escape(place.name)}.*"):
+        n = draft.name.rpartition(".")[2]
+        if draft.is_dir() and n.isdigit() and not _lives(int(n)):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Rows as JSON, one a line. Halves of characters, which no file can hold, become question marks."""
     with path.open("w", encoding="utf-8", errors="replace") as file:
@@ -99,6 +144,28 @@ def sweep(folder: Path, older_than: float = 0.0) -> None:
         with suppress(FileNotFoundError):
             if time.time() - draft.stat().st_mtime >= older_than:
                 draft.unlink()
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None) -> Iterator[bool]:
+    """Holds the lock of a file; the system lets go of it when the process dies. `waiting` is called again and again while
+    somebody else holds it, and may raise; where there is None it is not waited for, and False is given."""
+    with room_for("a lock", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    with path.open("r") as file:
+        while not (held := _try_lock(file.fileno())) and waiting is not None:
+            waiting()
+            time.sleep(WAIT)
+        yield held
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class HashCache:
@@ -178,3 +245,11 @@ def room_for(what: str, place: Path, needed: int = 0) -> Iterator[None]:
         written = sum(path.stat().st_size for path in files_under(place)) if place.is_dir() else 0
         more = "about" if needed > written else "more than"
         raise _disk_full(place, what, max(needed, written), more) from error
+
+
+def copy_beside(model: Model, folder: Path) -> None:
+    """What stands beside the weights of a model: configuration, tokenizer, chat template and prompt program."""
+    for name in model.files:
+        if not name.endswith((*WEIGHTS, "README.md")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(model.path / name, folder / name)

@@ -39,4 +39,5 @@ class Laid:
 
     @cached_property
     def models(self) -> Models:
-        return Models(self.begun.policy, self.begun.reference, self.begun.critic, self.begun.teacher)
+        begun = self.begun
+        return Models(begun.policy, begun.reference, begun.critic, begun.teacher, begun.bridge)

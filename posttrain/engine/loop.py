@@ -205,12 +205,11 @@ def shares(models: Models, objective: Loss, batch: Batch, micro_tokens: int) -> 
 
 def _clip(models: Models, max_norm: float, step: int) -> dict[str, float]:
     """The length of each model's gradient, held to `max_norm`: a critic that errs much does not slow the policy down."""
-    policy = models.policy.trainable()
-    known = set(map(id, policy))
+    policy, bridge = models.policy.trainable(), list(models.bridge.parameters()) if models.bridge is not None else []
+    known = {id(p) for p in (*policy, *bridge)}
     others = [p for p in models.trained().values() if id(p) not in known]
-    norms = {"grad_norm": float(torch.nn.utils.clip_grad_norm_(policy, max_norm))}
-    if others:
-        norms["critic_grad_norm"] = float(torch.nn.utils.clip_grad_norm_(others, max_norm))
+    each = {"grad_norm": policy, "critic_grad_norm": others, "bridge_grad_norm": bridge}
+    norms = {name: float(torch.nn.utils.clip_grad_norm_(of, max_norm)) for name, of in each.items() if of}
     if not all(map(math.isfinite, norms.values())):
         raise Diverged(
             f"The gradient of step {step + 1} is not finite. Lower `learning_rate`, or train in `dtype: float32`."

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from .job import Job
 
 WEIGHTS = frozenset({"dense", "adapter"})  # can be trained
-ANSWERING = WEIGHTS | {"compressed-tensors", "gguf"}  # can be asked
+ANSWERING = WEIGHTS | {"compressed-tensors", "gptq", "gguf"}  # can be asked
+EITHER = " or "
+"""Between the forms of a model that may turn out as one or the other."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,17 @@ class Stage(Settings):
     artifact: ClassVar[type[Artifact]]
     reads: ClassVar[type[Row] | None] = None
 
+    def accepted(self) -> frozenset[str]:
+        """The forms of model that it takes with these settings: all that it accepts, unless some have nothing to do."""
+        return self.accepts
+
     def makes_form(self, form: str) -> str:
-        """The form of the model that comes out when one of `form` goes in."""
+        """The form of the model that comes out when one of `form` goes in; `a or b` where only the work will tell which."""
         return form
+
+    def takes(self, form: str) -> bool:
+        """Whether it accepts models of a form; where only the work will tell which of several it is, of each of them."""
+        return self.accepted().issuperset(form.split(EITHER))
 
     def shapes(self) -> tuple[type[Row], ...]:
         """The shapes that its rows may have with these settings, the one that is tried first first; none where it does
@@ -71,7 +81,7 @@ class Stage(Settings):
     @abstractmethod
     def run(self, job: "Job", **inputs: Any) -> Made:
         """Writes the artifact into `job.folder`. `inputs` are `model: Model` and, by the name of their setting,
-        tuples of Dataset."""
+        tuples of Dataset, a Model or a tuple of them."""
 
 
 class Transform(Stage):
@@ -90,11 +100,13 @@ class Generator(Stage):
 
 
 class Measure(Stage):
-    """A method that judges a model."""
+    """A method that judges a model. One that is `blind` to whether a model still answers as before should not be all that a
+    smaller model is held to."""
 
     kind: ClassVar[str] = "measure"
     accepts: ClassVar[frozenset[str]] = ANSWERING
     artifact: ClassVar[type[Artifact]] = Evidence
+    blind: ClassVar[bool] = False
 
     @abstractmethod
     def measure(self, job: "Job", model: Model, **data: tuple[Dataset, ...]) -> Findings:

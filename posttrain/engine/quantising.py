@@ -1,6 +1,7 @@
 """Quantisation as a stage: which matrices become integers, of how many bits, and what is written of it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from statistics import fmean
 from typing import Any, ClassVar, Literal
@@ -10,9 +11,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from posttrain.functional.rounding import Integers, Rounded
+from posttrain.models import gptq_layout
 from posttrain.models.load import load_tokenizer, save_weights
 from posttrain.models.matrices import matrices_in, others_in
-from posttrain.models.packed import METHOD, configuration, packed_state
+from posttrain.models.packed import FORMAT, METHOD, WITH_INPUTS, belongs, configuration, packed_state
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import UsageError
 from posttrain.schema.settings import Settings
@@ -59,6 +61,10 @@ class Packing(Transform):
     def makes_form(self, form: str) -> str:
         return METHOD
 
+    def stored_as(self) -> str:
+        """The format of matrices on the disk."""
+        return FORMAT
+
     def grid(self, bits: int, group: int | None = None) -> Integers:
         """What weights of so many bits may become."""
         return Integers(bits, group or self.group, self.symmetric, DTYPES[self.dtype])
@@ -71,11 +77,11 @@ class Packing(Transform):
         left = [name for name, m in weights.named_modules() if isinstance(m, nn.Linear) and name not in packed]
         if others := others_in(weights):
             job.note(f"{len(others)} blocks of weights are no plain matrices and stay as they are, such as {others[0]}")
-        weights.config.quantization_config = configuration(packed, left)
-        state = packed_state(weights.to(DTYPES[self.dtype]).state_dict(), packed)
+        weights.config.quantization_config = configuration(packed, left, self.stored_as())
+        state = packed_state(weights.to(DTYPES[self.dtype]).state_dict(), packed, self.stored_as())
         save_weights(weights, load_tokenizer(model), job.folder, source=model, state=state)
         write_report(job.folder, told)
-        return Made(_facts(state, packed, left + others, told), METHOD)
+        return Made(_facts(state, packed, left + others, told), self.makes_form("dense"))
 
 
 class Quantising(Packing):
@@ -86,6 +92,52 @@ class Quantising(Packing):
     overrides: dict[str, Override] = Field(default_factory=dict)
     """Matrices that are treated otherwise, by patterns of their names, as `{"*.down_proj": {bits: 8}}`; the first that fits
     counts."""
+    activations: Literal[8] | None = None
+    """Bits that the inputs of matrices are rounded to while the model computes, each token with one scale; `bits` are then 8 and
+    `group` is `null` (W8A8)."""
+    layout: Literal["compressed-tensors", "gptq"] = "compressed-tensors"
+    """How integers are stored; `gptq` is the layout of GPTQ's own tools, for programs that read no other. Its scales, and then
+    all that is not rounded, are float16."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_they_must_be(cls, said: Any) -> Any:
+        """Options that follow from others need not be said."""
+        if isinstance(said, dict) and said.get("activations"):
+            said = {"bits": 8, "group": None} | said
+        if isinstance(said, dict) and said.get("layout") == gptq_layout.METHOD:
+            said = {"dtype": "float16"} | said
+        return said
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Quantising":
+        rounds = any(not override.keep for override in self.overrides.values())
+        if self.activations and (self.bits != 8 or self.group or not self.symmetric or rounds):
+            raise ValueError(
+                "programs that round activations want weights of 8 bits around zero with one scale for each row: leave out `bits`, "
+                "`group` and `symmetric`, and let `overrides` only `keep` matrices"
+            )
+        if self.layout == gptq_layout.METHOD and (self.activations or self.overrides or self.dtype != "float16"):
+            raise ValueError(
+                "`layout: gptq` holds all matrices of the layers, with scales of float16 and one number of bits for all, and "
+                "inputs as they are: leave out `overrides`, `activations` and `dtype`, or `layout`"
+            )
+        return self
+
+    def makes_form(self, form: str) -> str:
+        return gptq_layout.METHOD if self.layout == gptq_layout.METHOD else METHOD
+
+    def stored_as(self) -> str:
+        return self.layout if self.layout == gptq_layout.METHOD else WITH_INPUTS if self.activations else FORMAT
+
+    def grid(self, bits: int, group: int | None = None) -> Integers:
+        return replace(super().grid(bits, group), zero_above_low=self.layout == gptq_layout.METHOD)
+
+    def write(self, job: Job, model: Model, weights: Any, *found: Any) -> Made:
+        made = super().write(job, model, weights, *found)
+        if self.layout == gptq_layout.METHOD:
+            gptq_layout.note(job.folder, weights.config.quantization_config)
+        return made
 
     def grids(self, weights: nn.Module) -> dict[str, Integers]:
         """What the weights of each matrix in the layers may become. Raises UsageError for a pattern that fits none, where none
@@ -100,6 +152,8 @@ class Quantising(Packing):
                 "`overrides` keeps every matrix as it is, so nothing is rounded. Keep fewer, or drop the stage."
             )
         require_whole_groups(matrices, found)
+        if self.layout == gptq_layout.METHOD:
+            require_whole_words(matrices, self.bits)
         return found
 
     def _grid(self, name: str) -> Integers | None:
@@ -124,11 +178,22 @@ def require_whole_groups(matrices: Mapping[str, nn.Linear], grids: Mapping[str, 
         )
 
 
+def require_whole_words(matrices: Mapping[str, nn.Linear], bits: int) -> None:
+    """Raises UsageError for a matrix that GPTQ's layout cannot hold."""
+    for name, matrix in matrices.items():
+        rows, columns = matrix.weight.shape
+        if not gptq_layout.fills_words(rows, columns, bits):
+            raise UsageError(
+                f"`layout: gptq` holds rows and columns that fill whole words of 32 bits, and {name} has {rows} rows of {columns}, "
+                f"in {bits} bits each. Leave out `layout`, or take more `bits`."
+            )
+
+
 def _facts(
     state: Mapping[str, Tensor], packed: Mapping[str, Any], left: Sequence[str], told: Sequence[Told]
 ) -> dict[str, Any]:
     n_weights = sum(rounded.ints.numel() for rounded, _ in packed.values())
-    n_bytes = sum(x.nbytes for name, x in state.items() if name.rpartition(".weight_")[0] in packed)
+    n_bytes = sum(x.nbytes for name, x in state.items() if belongs(name, packed))
     facts = {
         "matrices": len(packed),
         "rounded": list(packed),

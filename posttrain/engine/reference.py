@@ -28,7 +28,7 @@ class Remembered:
         for trees in asked:
             for start in range(0, len(trees), AT_ONCE):
                 some = Batch(tuple(trees[start : start + AT_ONCE]))
-                names = list(map(_name, some.trees))
+                names = list(map(name_of, some.trees))
                 places = [(names[tree], branch) for _, tree, branch in answer_order(some.trees)]
                 with torch.no_grad():
                     logps.append(reference.answer_logps(some))
@@ -38,12 +38,12 @@ class Remembered:
 
     def answer_logps(self, batch: Batch) -> Tensor:
         """(B,): what the reference gave for the batch's answers. Raises KeyError for a tree it has not seen."""
-        names = list(map(_name, batch.trees))
+        names = list(map(name_of, batch.trees))
         rows = [self._row[names[tree], branch] for _, tree, branch in answer_order(batch.trees)]
         return self._logps[torch.tensor(rows, device=self._logps.device)]
 
 
-def _name(tree: Tree) -> bytes:
+def name_of(tree: Tree) -> bytes:
     """What tells a tree from any other."""
     pieces = tree.prompt, *(piece for branch in tree.branches for piece in (branch.tokens, branch.trained))
     told = b"".join(np.asarray([len(piece), *piece], np.int64).tobytes() for piece in pieces)

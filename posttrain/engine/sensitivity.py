@@ -1,82 +1,79 @@
-"""What rounding each matrix of a model alone loses: KL divergence from the model at every token of texts that were put aside.
+"""What rounding each matrix of a model alone loses: KL divergence from the model at the tokens that rows put aside teach.
 
     loss(b) = KL(probe) |W - round_b(W)|^2 / |W - round_probe(W)|^2
 
-Small changes lose in proportion to their square, and only small losses add up over matrices. So each matrix is rounded to PROBE bits
-alone and measured, and what other numbers of bits lose follows from how far they round. Shapes: N texts of T tokens, D width.
+Small changes lose in proportion to their square, and only small losses add up over matrices. So each matrix is rounded to a probe
+of four bits alone and measured, and what other ways to store it lose follows from how far they round, whatever format they are of.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from posttrain.functional.budget import Option
-from posttrain.functional.divergence import Head, token_divergence
-from posttrain.functional.rounding import Integers, fit, nearest
+from posttrain.data.batch import Batch
+from posttrain.functional.layout import Tree, split_by_tokens
+from posttrain.functional.rounding import Grid, fit, nearest
+from posttrain.models.expected import Expected
 from posttrain.models.matrices import matrices_in
+from posttrain.models.policy import Policy
 from posttrain.schema.errors import ModelError
 
 from .checkpoint import read_whole, write_whole
 from .job import Job
 
-AT_ONCE = 4  # texts
-PROBE = 4  # bits
-
 
 @dataclass(frozen=True)
 class Aside:
-    """Texts that were put aside, (N, T) ids, with what a model's head reads of them, (N, T, D)."""
+    """Rows that were put aside, as batches, with what a model expects at each token that they teach: those of answers, or of
+    whole texts."""
 
-    ids: Tensor
-    states: Tensor
-    head: Any
+    batches: tuple[Batch, ...]
+    expected: tuple[Expected, ...]
+    layout: str
+    tokenizer: Any
 
     @classmethod
     @torch.no_grad()
-    def of(cls, weights: Any, ids: Tensor) -> "Aside":
+    def of(cls, weights: Any, tokenizer: Any, trees: Sequence[Tree]) -> "Aside":
         """Raises ModelError for a head that is more than a matrix, as one that bounds its logits."""
-        states = torch.cat([_states(weights, some) for some in ids.split(AT_ONCE)])
-        found = cls(ids, states, weights.get_output_embeddings())
-        logits = weights(input_ids=ids[:1]).logits[0]
-        if not torch.allclose(found._head(states[:1]).part(slice(None)), logits, rtol=1e-3, atol=1e-3):
+        policy = Policy(weights, tokenizer)
+        if policy.layout == "logits":
             raise ModelError(
                 f"The head of {type(weights).__name__} is more than a matrix, so what a mixture loses cannot be measured here. "
                 "Choose the bits yourself: `gptq`, with `overrides`."
             )
-        return found
+        batches = tuple(
+            Batch(tuple(trees[row] for row in rows)) for rows in split_by_tokens(trees, policy.micro_tokens)
+        )
+        return cls(batches, tuple(policy.expects(batch.trees) for batch in batches), policy.layout, tokenizer)
+
+    @property
+    def n_tokens(self) -> int:
+        """How many tokens are looked at."""
+        return sum(len(each.answers) for each in self.expected)
 
     @torch.no_grad()
     def kl(self, weights: Any) -> float:
-        """Mean divergence from the model to another one with the same head, in nats a token."""
+        """Mean divergence from the model to another one, in nats a token."""
+        policy = Policy(weights, self.tokenizer, layout=self.layout)
         found = [
-            token_divergence(self._head(_states(weights, ids)), self._head(states))
-            for ids, states in zip(self.ids.split(AT_ONCE), self.states.split(AT_ONCE), strict=True)
+            policy.expects(batch.trees).divergence(theirs)
+            for batch, theirs in zip(self.batches, self.expected, strict=True)
         ]
-        return float(torch.cat(found).mean())
-
-    def _head(self, states: Tensor) -> Head:
-        return Head(states.flatten(0, 1), self.head.weight, getattr(self.head, "bias", None))
+        return float(torch.cat(found).double().mean())
 
 
 @torch.no_grad()
-def _states(weights: Any, ids: Tensor) -> Tensor:
-    """(n, T, D): what the head reads."""
-    states: Tensor = weights.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    return states
-
-
-@torch.no_grad()
-def sensitivities(weights: Any, aside: Aside, grids: Mapping[int, Integers], job: Job) -> dict[str, list[Option]]:
-    """For each matrix and number of bits its bytes, and what rounding it alone loses. What is known is on the disk, matrix by
-    matrix."""
+def sensitivities(weights: Any, aside: Aside, probe: Grid, job: Job) -> dict[str, float]:
+    """For each matrix what rounding it to the `probe` alone loses, for each square that its weights move. What is known is on
+    the disk, matrix by matrix."""
     path = job.scratch / "sensitivities.pt"
     known: dict[str, float] = read_whole(path) or {}
     matrices = matrices_in(weights)
-    probe = replace(next(iter(grids.values())), bits=PROBE)
-    found: dict[str, list[Option]] = {}
+    found: dict[str, float] = {}
     for done, (name, matrix) in enumerate(matrices.items(), 1):
         weight = matrix.weight.clone()
         rounded = _rounded(weight, probe)
@@ -85,24 +82,16 @@ def sensitivities(weights: Any, aside: Aside, grids: Mapping[int, Integers], job
             known[name] = max(aside.kl(weights), 0.0)  # rounding of floats may leave less than nothing
             matrix.weight.copy_(weight)
             write_whole(path, known)
-        per_square = known[name] / float((weight - rounded).square().sum().clamp(min=1e-30))
-        found[name] = [
-            Option(
-                bits, stored_bytes(weight, grid), per_square * float((weight - _rounded(weight, grid)).square().sum())
-            )
-            for bits, grid in grids.items()
-        ]
+        found[name] = known[name] / float((weight - rounded).square().sum().clamp(min=1e-30))
         job.emit("progress", step=done, of=len(matrices))
     return found
 
 
-def _rounded(weight: Tensor, grid: Integers) -> Tensor:
+@torch.no_grad()
+def moved(weight: Tensor, grid: Grid) -> float:
+    """The squares that the weights of a matrix move by when they are rounded to a grid."""
+    return float((weight - _rounded(weight, grid)).square().sum())
+
+
+def _rounded(weight: Tensor, grid: Grid) -> Tensor:
     return nearest(weight, grid, fit(weight, grid, torch.ones_like(weight[0]))).dense()
-
-
-def stored_bytes(weight: Tensor, grid: Integers) -> float:
-    """Bytes of a matrix with its scales, and its zeros where there are any."""
-    rows, columns = weight.shape
-    groups = columns // (grid.group or columns)
-    zeros = 0 if grid.symmetric else grid.bits / 8
-    return rows * (columns * grid.bits / 8 + groups * (grid.dtype.itemsize + zeros))

@@ -4,11 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from posttrain.functional.polishing import polished
 from posttrain.functional.rounding import Grid, Rounded, corrected, fit, gptq, nearest
 from posttrain.models.blocks import Block, Blocks
 from posttrain.models.inputs import Groups, Inputs
+from posttrain.models.rounded_inputs import round_inputs
+from posttrain.schema.settings import Settings
 
 from .layerwise import Parts, Told
 
@@ -17,15 +21,28 @@ UNREACHED = "rounded to nearest: no token reached it"
 NO_INVERSE = "rounded to nearest: what it reads has no inverse"
 
 
+class Solved(Settings):
+    """What every method can be told that solves matrices by GPTQ."""
+
+    correct: float = Field(0.5, ge=0, le=1)
+    """How much of what rounding lost before a matrix GPTQ makes up for; 0 is GPTQ as published, in half the time."""
+    polish: int = Field(2, ge=0)
+    """How often what GPTQ found is gone over again, integers and scales, each for what all others are by then; 0 is GPTQ as
+    published."""
+
+
 @dataclass(frozen=True)
 class Matrices:
     """Rounds to the grids of matrices by their names. `search` looks for narrower scales; `damp` is GPTQ's, and rounding is
-    to nearest without it; `correct` is how much of what was lost before a matrix it makes up for."""
+    to nearest without it; `correct` is how much of what was lost before a matrix it makes up for, `polish` how often what was
+    solved is gone over again. Where `activations` are rounded, what comes behind a matrix reads what it then gives."""
 
     grids: Mapping[str, Grid]
     search: bool
     damp: float | None
     correct: float = 0
+    polish: int = 0
+    activations: bool = False
 
     @property
     def looks_back(self) -> bool:
@@ -65,8 +82,7 @@ class Matrices:
         whole, before = _sizes(weight, gram, rows), _sizes(weight - plain.dense(), gram, rows)
         if drift is not None:
             weight = corrected(weight, gram, drift, self.correct, self.damp or 0)
-        scales = fit(weight, grid, gram.diagonal() if self.search else None)
-        found = nearest(weight, grid, scales) if self.damp is None else gptq(weight, gram, grid, self.damp, scales)
+        found = self._rounded(weight, gram, grid, fit(weight, grid, gram.diagonal() if self.search else None))
         after = before if found is None else _sizes(weight - found.dense(), gram, rows)
         fallback = NO_INVERSE if found is None else ""
         told = [
@@ -75,10 +91,19 @@ class Matrices:
         ]
         return _split(found or plain, rows), told
 
+    def _rounded(self, weight: Tensor, gram: Tensor, grid: Grid, scales: tuple[Tensor, Tensor]) -> Rounded | None:
+        """A matrix on its grid. None where it cannot be solved."""
+        if self.damp is None:
+            return nearest(weight, grid, scales)
+        found = gptq(weight, gram, grid, self.damp, scales)
+        return found and polished(weight, gram, found, grid, self.damp, self.polish)
+
     def put(self, block: Block, parts: Parts) -> None:
         for name, linear in block.linears().items():
             if name in parts:
                 linear.weight.copy_(Rounded(*parts[name]).dense())
+                if self.activations:
+                    round_inputs(linear)
 
 
 def _sizes(weight: Tensor, gram: Tensor, rows: Sequence[int]) -> list[float]:

@@ -4,20 +4,20 @@
       sft-4f0c…/           an artifact: its files and posttrain.json; the name ends with its key
       work/KEY/made/       one being written; work/KEY/scratch/ its checkpoints, which outlive a kill
       locks/KEY            held while a process makes KEY; a second process waits and then finds it kept
+      noted/KEY/           what a teacher expects of some rows, for every stage that learns them under it
       damaged/             what no longer was what its manifest says
       lab/                 rows of the lab as files           hashes.json   hashes of big files outside the store
 
 An artifact is written under work/, hashed, flushed, given its manifest, flushed, and renamed in one step.
 """
 
-import fcntl
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from .files import (
     HashCache,
     digest_of,
     entry,
+    locked,
     replace_text,
     require_room,
     room_for,
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 
 SMALL = 256 * MEGABYTE  # up to here the bytes are hashed on every find; above, sizes are compared
 HOUR = 3600.0  # seconds
-WAIT = 0.2  # seconds between two looks at a lock that another process holds
 
 
 def _nothing(*_: Any) -> None:
@@ -178,22 +178,9 @@ class Store:
         somebody else holds it."""
         path = self.root / "locks" / key
         with room_for("a lock", path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            (self.root / "work").mkdir(exist_ok=True)
-            path.touch()
-        with path.open("r") as file:
-            while not (held := _try_lock(file.fileno())) and wait:
-                self.on_wait(key)
-                time.sleep(WAIT)
+            (self.root / "work").mkdir(parents=True, exist_ok=True)
+        with locked(path, partial(self.on_wait, key) if wait else None) as held:
             yield held
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _short(method: str) -> str:

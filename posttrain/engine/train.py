@@ -1,6 +1,6 @@
 """Training as a stage: any objective, run by the one loop, with the same settings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -89,7 +89,7 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         rules = self.rules(beside["forget.on"], beside["stop_early.on"], laid.trees, objective)
         watch = Watch(list(rules.values()))
         asked = laid.trees, beside["keep.replay.data"], beside["stop_early.on"]
-        models.reference = self._remembered(laid.start, asked, laid.is_often)
+        remembered = self.remembering(models, laid, asked, job)
         final = fit(
             models,
             self.near(objective, laid.start),
@@ -103,7 +103,7 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
         save_weights(policy.model, policy.tokenizer, job.folder, source=model)
         watched = {name: rule.facts(models) for name, rule in rules.items()}
         told = objective.learnt(models, laid.trees)
-        facts = {**laid.facts, "steps": laid.n_steps, **described, "final": final, **watched, **told}
+        facts = {**laid.facts, "steps": laid.n_steps, **described, "final": final, **watched, **remembered, **told}
         base = str(model.base or model.path) if self.carries(model.form) else None
         return Made(facts, self.makes_form(model.form), base)
 
@@ -220,13 +220,14 @@ class Training(Guarding, Speaking, Computing, Stepping, Stage):
             shelves.append(shelved(dataset, shape, form, longest, job.scratch / f"{name}-{n}", look))
         return picked(shelves, [each.weight for each in data], [each.epochs for each in data], job.seed)
 
-    def _remembered(
-        self, start: Policy | None, asked: Sequence[Sequence[Tree]], often: bool
-    ) -> "Policy | Remembered | None":
-        """The reference, which answers from memory where the objective asks for the same rows again, and for no others."""
-        if start is None or "reference" not in self.make_objective().needed():
-            return None
-        return Remembered(start, *asked) if often and not self.objective.strays else start
+    def remembering(self, models: Models, laid: Laid, asked: Sequence[Sequence[Tree]], job: Job) -> Mapping[str, Any]:
+        """Has the models that do not learn answer from memory where they can, and returns what the artifact records of it:
+        the reference where the objective asks for the same rows again, and for no others."""
+        start, wanted = laid.start, "reference" in self.make_objective().needed()
+        models.reference = start if wanted else None
+        if start is not None and wanted and laid.is_often and not self.objective.strays:
+            models.reference = Remembered(start, *asked)
+        return {}
 
     def make_objective(self) -> Objective:
         """The objective with its own settings."""

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+Kind = int | str
+"""What a way to store something is called: its bits, or the name of a type."""
+
 
 class Option(NamedTuple):
     """One way to store an item."""
 
-    name: int
+    name: Kind
     bytes: float
     loss: float
 
@@ -22,7 +25,7 @@ class Step(NamedTuple):
     """Storing an item in the next smaller way: what that saves and what it loses."""
 
     item: str
-    option: int
+    option: Kind
     saved: float
     lost: float
 
@@ -75,7 +78,7 @@ def first_below(taken: Sequence[Step], limit: float, start: float) -> int | None
     return len(taken) if start <= limit else None
 
 
-def chosen(options: Mapping[str, Sequence[Option]], taken: Sequence[Step]) -> dict[str, int]:
+def chosen(options: Mapping[str, Sequence[Option]], taken: Sequence[Step]) -> dict[str, Kind]:
     """The option of every item after some first steps."""
     found = {item: hull(each)[0].name for item, each in options.items()}
     return found | {step.item: step.option for step in taken}

@@ -22,6 +22,9 @@ p / m is at most 1 / c, and q / m at most 1 / (1 - c), so D is at most -a log c 
 slope p / q of the forward one, have no bound. For small c the Jensen-Shannon divergence is c times the forward one, near
 1 it is 1 - c times the reverse one.
 
+Of a reference that was asked before, and of which only the likeliest tokens were kept, there is the forward divergence
+(`top_k`).
+
 The (N, V) matrices never exist whole: tokens go through both heads in chunks, and the derivative by the logits, which
 the forward pass knows already, is kept while it fits `keep_bytes` and computed again where it does not.
 """
@@ -34,6 +37,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .logps import CHUNK_ELEMENTS, CHUNK_ELEMENTS_ON_CPU, KEEP_BYTES, SHORTEST_CHUNK
+from .top_k import TopK, forward_from, forward_with_derivative
 
 Direction = Literal["forward", "reverse"]
 
@@ -77,10 +81,14 @@ class Head(NamedTuple):
         z = z if z.dtype in (torch.float32, torch.float64) else z.float()
         return z if self.bias is None else z + self.bias.to(z.dtype)
 
+    def to(self, dtype: torch.dtype) -> "Head":
+        """The same with products in another precision."""
+        return Head(self.hidden.to(dtype), self.weight.to(dtype), self.bias)
+
 
 def token_divergence(
     policy: Head,
-    reference: Head,
+    reference: Head | TopK,
     kind: Kind = "forward",
     *,
     chunk: int | None = None,
@@ -89,13 +97,16 @@ def token_divergence(
     """The divergence at each token, (N,), in nats, at least fp32. Differentiable in the policy's states, weight and bias."""
     elements = CHUNK_ELEMENTS_ON_CPU if policy.hidden.device.type == "cpu" else CHUNK_ELEMENTS
     chunk = chunk or max(SHORTEST_CHUNK, elements // policy.weight.shape[0])
-    return _Divergence.apply(*policy, *reference, kind, chunk, keep_bytes)
+    return _Divergence.apply(*policy, *reference, type(reference), kind, chunk, keep_bytes)
 
 
-def plain_divergence(logits_NV: Tensor, reference_NV: Tensor, kind: Kind = "forward") -> Tensor:
+def plain_divergence(logits_NV: Tensor, reference_NV: Tensor | TopK, kind: Kind = "forward") -> Tensor:
     """The same from whole logits: for heads that are more than a matrix, and as the definition to test against."""
     wide = torch.float64 if logits_NV.dtype == torch.float64 else torch.float32
-    log_q, log_p = logits_NV.to(wide).log_softmax(-1), reference_NV.to(wide).log_softmax(-1)
+    log_q = logits_NV.to(wide).log_softmax(-1)
+    if isinstance(reference_NV, TopK):
+        return forward_from(log_q, reference_NV)
+    log_p = reference_NV.to(wide).log_softmax(-1)
     if isinstance(kind, Mixture):
         log_m = _log_mixture(log_q, log_p, kind.share)
         return kind.of_reference * _kl(log_p, log_m) + kind.of_policy * _kl(log_q, log_m)
@@ -117,17 +128,17 @@ class _Divergence(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        hidden_p: Tensor,
-        weight_p: Tensor,
-        bias_p: Tensor | None,
+        first: Tensor,
+        second: Tensor,
+        third: Tensor | None,
+        of_reference: type[Any],
         kind: Kind,
         chunk: int,
         keep_bytes: int,
     ) -> Tensor:
         narrow = torch.is_autocast_enabled(hidden.device.type)
         dtype = torch.get_autocast_dtype(hidden.device.type) if narrow else hidden.dtype
-        policy = Head(hidden.to(dtype), weight.to(dtype), bias)
-        reference = Head(hidden_p.to(dtype), weight_p.to(dtype), bias_p)
+        policy, reference = Head(hidden, weight, bias).to(dtype), of_reference(first, second, third).to(dtype)
         differentiable = any(ctx.needs_input_grad)
         keep = differentiable and len(hidden) * len(weight) * policy.hidden.element_size() <= keep_bytes
         found, kept = [], []
@@ -140,12 +151,14 @@ class _Divergence(torch.autograd.Function):
         if differentiable:
             ctx.save_for_backward(*policy, *reference, *kept)
             ctx.chunk, ctx.kind, ctx.dtypes = chunk, kind, (hidden.dtype, weight.dtype)
+            ctx.of_reference = of_reference
         return torch.cat(found)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
-        policy, reference, kept = Head(*ctx.saved_tensors[:3]), Head(*ctx.saved_tensors[3:6]), ctx.saved_tensors[6:]
+        policy, kept = Head(*ctx.saved_tensors[:3]), ctx.saved_tensors[6:]
+        reference = ctx.of_reference(*ctx.saved_tensors[3:6])
         h, w, bias = policy
         _, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         dh = torch.empty_like(h)
@@ -162,12 +175,15 @@ class _Divergence(torch.autograd.Function):
                 db += dz.sum(0, dtype=db.dtype)
         by_hidden, by_weight = dh.to(ctx.dtypes[0]), dw.to(ctx.dtypes[1]) if dw is not None else None
         by_bias = db.to(bias.dtype) if db is not None and bias is not None else None
-        return by_hidden, by_weight, by_bias, *[None] * 6
+        return by_hidden, by_weight, by_bias, *[None] * 7
 
 
-def _with_derivative(z: Tensor, z_p: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+def _with_derivative(z: Tensor, z_p: Tensor | TopK, kind: Kind) -> tuple[Tensor, Tensor]:
     """(n,) and (n, V): the divergence, and its derivative by the policy's logits z."""
-    log_q, log_p = z.log_softmax(-1), z_p.log_softmax(-1)
+    log_q = z.log_softmax(-1)
+    if isinstance(z_p, TopK):
+        return forward_with_derivative(log_q, z_p)
+    log_p = z_p.log_softmax(-1)
     if isinstance(kind, Mixture):
         return _from_mixture(log_q, log_p, *kind)
     if kind == "forward":

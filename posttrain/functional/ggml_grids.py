@@ -50,6 +50,13 @@ class BlockGrid:
             scale = _scale(largest / self.low)
         return scale, torch.zeros_like(scale)
 
+    @property
+    def offset_scales(self) -> bool:
+        return False
+
+    def rescaled(self, wanted: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        return _scale(wanted), offset
+
 
 def blocks_of(kind: str, rounded: Rounded) -> tuple[Array, Array, Array | None]:
     """(q, d, m) of a matrix that was rounded to a `BlockGrid`, as `ggml_blocks.pack_blocks` takes them."""

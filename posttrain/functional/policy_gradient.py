@@ -5,6 +5,7 @@ group               A_i = (r_i - mean of its group) / (std of its group + e)    
 leave one out       A_i = r_i - mean of the others of its group                            Ahmadian et al. 2024, 2402.14740
 clipped surrogate   -min(rho A, clip(rho, 1 - e, 1 + e') A),   rho = pi / pi_old           Schulman et al. 2017, 1707.06347
 clipped value       1/2 max((V - R)^2, (V_old + clip(V - V_old, -e, e) - R)^2)
+mean ahead          R_t = mean over t' > t of r_t'                                         Gu et al. 2023, 2306.08543
 KL, by samples      k1 = x,  k3 = exp(-x) - 1 + x,  x = log pi - log ref                   Schulman 2020
 
 Shapes: B answers, N tokens, answers behind each other and `lengths` (B,) of them long; no padding anywhere.
@@ -37,6 +38,15 @@ def gae(
         advantages[:, t] = carried
     found = advantages[places.to(values.device)]
     return found, found + values_N
+
+
+def mean_ahead(rewards_N: Tensor, lengths_B: Tensor) -> Tensor:
+    """(N,): the mean reward of the tokens behind each one of its answer; 0 behind the last."""
+    places = _places(lengths_B)
+    padded = _padded(rewards_N.double(), places)
+    ahead = padded.sum(1, keepdim=True) - padded.cumsum(1)
+    left = (lengths_B[:, None] - 1 - torch.arange(padded.shape[1])).clamp(min=0).to(padded)
+    return torch.where(left > 0, ahead / left.clamp(min=1), 0)[places.to(padded.device)].to(rewards_N)
 
 
 def whitened(x_N: Tensor) -> Tensor:

@@ -53,19 +53,28 @@ class Grid(Protocol):
     def group(self) -> int | None:
         """Columns that share a scale; a whole row if None."""
 
+    @property
+    def offset_scales(self) -> bool:
+        """Whether an offset is a number of steps, so that it goes with its scale."""
+
     def fit(self, groups: Tensor) -> tuple[Tensor, Tensor]:
         """(R, K, C / K) -> the scale and the offset of each group, (R, K), as they will be stored."""
+
+    def rescaled(self, wanted: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale nearest to a wanted one that can be stored in place of `scale`, and the offset that goes with it."""
 
 
 @dataclass(frozen=True)
 class Integers:
     """Integers of some bits around zero, or anywhere if not `symmetric`. Scales are rounded to `dtype` before any weight
-    is, or what is stored would not be what was solved for."""
+    is, or what is stored would not be what was solved for. Where zeros are stored less one (`zero_above_low`), none may be the
+    lowest integer."""
 
     bits: int
     group: int | None = None
     symmetric: bool = True
     dtype: torch.dtype = torch.float32
+    zero_above_low: bool = False
 
     @property
     def low(self) -> int:
@@ -81,8 +90,19 @@ class Integers:
             scale = self._stored(groups.abs().amax(-1) / (steps / 2))
             return scale, torch.zeros_like(scale)
         least, most = groups.amin(-1).clamp(max=0), groups.amax(-1).clamp(min=0)  # zero stays zero
+        if self.zero_above_low:
+            least = torch.minimum(least, -most / (steps - 1))
         scale = self._stored((most - least) / steps)
         zero = (self.low - least / scale).round().clamp(self.low, self.high)
+        return scale, -scale * zero
+
+    @property
+    def offset_scales(self) -> bool:
+        return True
+
+    def rescaled(self, wanted: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        zero = (-offset / scale).round()
+        scale = self._stored(wanted)
         return scale, -scale * zero
 
     def _stored(self, scale: Tensor) -> Tensor:
@@ -159,11 +179,8 @@ def inverse_factor(gram: Tensor, damp: float) -> Tensor | None:
     mean = gram.diagonal().mean()
     if not (mean > 0 and mean.isfinite()):
         return None
-    unread = gram.diagonal() == 0
     for times in DAMPING:
-        damped = gram.clone()
-        damped.diagonal().add_(damp * times * mean + unread * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        lower, failed = torch.linalg.cholesky_ex(damped(gram, damp * times))
         if not failed:
             factor, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
             if not failed:
@@ -171,12 +188,19 @@ def inverse_factor(gram: Tensor, damp: float) -> Tensor | None:
     return None
 
 
+def damped(gram: Tensor, share: float) -> Tensor:
+    """(C, C): G with a share of the mean of its diagonal added to it; a column that no token reached gets the mean."""
+    found, mean = gram.clone(), gram.diagonal().mean()
+    found.diagonal().add_(share * mean + (gram.diagonal() == 0) * mean)
+    return found
+
+
 def solve(columns: Tensor, factor: Tensor, scale: Tensor, offset: Tensor, bounds: tuple[int, int]) -> Tensor:
     """(C, R) int8: the rounding of a transposed matrix (C, R), whose columns lie one behind the other, in their order. Each
     has its own scale and offset, (C, R)."""
     left = columns.clone(memory_format=torch.contiguous_format)
     ints = torch.empty_like(left, dtype=torch.int8)
-    for start, end in _blocks(len(left)):
+    for start, end in column_blocks(len(left)):
         errors, own = torch.empty_like(left[start:end]), factor[start:end, start:end]
         for i in range(start, end):
             q = ((left[i] - offset[i]) / scale[i]).round_().clamp_(*bounds)
@@ -188,8 +212,18 @@ def solve(columns: Tensor, factor: Tensor, scale: Tensor, offset: Tensor, bounds
     return ints
 
 
-def _blocks(n: int) -> Iterator[tuple[int, int]]:
+def column_blocks(n: int) -> Iterator[tuple[int, int]]:
+    """Where each block of some columns starts and ends."""
     return ((start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+
+
+def nearest_per_token(x: Tensor, bits: int = 8) -> Tensor:
+    """(..., C) -> (..., C): each token's values to the nearest of so many integers around zero, as compressed-tensors does
+    while a model computes. The largest value of a token sets its scale: s = max |x| / (2^bits - 1) * 2."""
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
+    scale = x.abs().amax(-1, keepdim=True).float() / ((high - low) / 2)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a token of zeros
+    return (x / scale).round_().clamp_(low, high).mul_(scale).to(x.dtype)
 
 
 def output_error(weight: Tensor, rounded: Tensor, gram: Tensor) -> float:

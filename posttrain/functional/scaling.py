@@ -11,6 +11,11 @@ and takes the s of the least change tr(D G D^T), D = W - round(W diag(s)) diag(s
 m is the root mean square of an input, which G knows, where the paper takes the mean of its size, and the change is that of
 the matrices' own outputs.
 
+Where inputs are rounded too, one large input makes the steps of all others coarse. SmoothQuant (Xiao et al. 2022, arXiv
+2211.10438) shares what is difficult between inputs and weights:
+
+    s_j = max |x_j|^a / max |W_:j|^(1-a)        a = 1 leaves all of it to the weights, a = 0 to the inputs
+
 Shapes: R rows, C columns; G (C, C) = sum over tokens of x x^T.
 """
 
@@ -22,6 +27,7 @@ from torch import Tensor
 from .rounding import Grid, nearest
 
 RATIOS = 20
+LEAST = 1e-5  # of an input or a weight: what never comes must not divide
 ROWS = 512  # of each matrix that scales are tried on, spread over all
 
 
@@ -34,6 +40,12 @@ def awq_scales(weights: Sequence[Tensor], gram: Tensor, grids: Sequence[Grid]) -
         if change < least:
             least, best = change, scale
     return best
+
+
+def smooth_scales(weights: Sequence[Tensor], largest: Tensor, alpha: float) -> Tensor:
+    """(C,): SmoothQuant's scales of the inputs that some matrices (R, C) share, by how `largest` each was, (C,)."""
+    of_weights = torch.cat([weight.abs() for weight in weights]).amax(0)
+    return largest.clamp(min=LEAST) ** alpha / of_weights.clamp(min=LEAST) ** (1 - alpha)
 
 
 def _candidates(weights: Sequence[Tensor], gram: Tensor, grids: Sequence[Grid]) -> Iterator[Tensor]:

@@ -17,11 +17,15 @@ TEXTS, TOKENS = 4, 48
 WRONG = 1e-3  # logits further apart than this, as a share of the largest, are not those of the same model
 
 
+def drawn_ids(n: int) -> Tensor:
+    """(TEXTS, TOKENS): drawn texts of a model with `n` tokens, always the same."""
+    return torch.randint(n, (TEXTS, TOKENS), generator=torch.Generator().manual_seed(0))
+
+
 @torch.no_grad()
 def drawn_logits(weights: Any) -> Tensor:
     """(N, V): what a model says after every token of some drawn texts, the same for every model of so many tokens."""
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(n_rows(weights), (TEXTS, TOKENS), generator=draw).to(next(weights.parameters()).device)
+    ids = drawn_ids(n_rows(weights)).to(next(weights.parameters()).device)
     inputs = {"decoder_input_ids": ids} if weights.config.is_encoder_decoder else {"use_cache": False}
     logits: Tensor = weights(input_ids=ids, **inputs).logits
     return logits.flatten(0, 1).double()

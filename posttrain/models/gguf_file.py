@@ -154,6 +154,19 @@ def _arrays(name: str, tensor: Tensor, way: Laid, plans: Mapping[str, Plan], sol
         yield _encoded(name, array, plans[place].kind)
 
 
+def as_stored(name: str, tensor: Tensor, way: Laid, kind: GgufType) -> tuple[Tensor, int]:
+    """What a tensor stands for once it is written in a type, and its bytes in the file."""
+    package = gguf_package("A GGUF file")
+    embedding, arrays, size = default_embedding(kind), [], 0
+    for place, array in zip(way.names, way.there(tensor.detach().float().cpu().numpy()), strict=True):
+        kept = type_of(place, array.shape, kind, embedding)
+        data = _encoded(name, array, kept)
+        back = package.quants.dequantize(data, package.GGMLQuantizationType[kept.upper()])
+        arrays.append(np.asarray(back, dtype=np.float32).reshape(array.shape))
+        size += data.nbytes
+    return torch.from_numpy(np.ascontiguousarray(way.back(tuple(arrays)))), size
+
+
 def _encoded(name: str, array: Array, kind: GgufType) -> Array:
     if not np.isfinite(array).all():
         raise ModelError(f"{name} holds numbers that are not finite. Train the model again, at a lower learning rate.")
@@ -202,6 +215,15 @@ def read_gguf(path: Path) -> dict[str, Array]:
     try:
         reader = package.GGUFReader(path)
         return {each.name: _decoded(package, each) for each in reader.tensors}
+    except (OSError, ValueError, IndexError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{path} cannot be read as a GGUF file ({error}). Write it again.") from error
+
+
+def fields_in(path: Path) -> dict[str, Any]:
+    """What a file says beside its tensors, by key. Raises ModelError for a file that is damaged."""
+    package = gguf_package("Reading a GGUF file")
+    try:
+        return {key: field.contents() for key, field in package.GGUFReader(path).fields.items()}
     except (OSError, ValueError, IndexError, KeyError, RuntimeError) as error:
         raise ModelError(f"{path} cannot be read as a GGUF file ({error}). Write it again.") from error
 

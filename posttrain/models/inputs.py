@@ -2,6 +2,7 @@
 
     G = sum over tokens of x x^T               its diagonal: how large each input is
     E = sum over tokens of (x_0 - x) x^T       x_0: what the matrix read in the model that nothing was done to
+    max over tokens of |x|                     what a scale of all inputs must reach
 
 Matrices that read one and the same tensor, as query, key and value do, share what is known of it. Shapes: C inputs of a matrix.
 """
@@ -51,6 +52,7 @@ class Inputs:
         self.leader = {name: names[0] for names in of for name in names}
         self.gram: dict[str, Tensor] = {}
         self.drift: dict[str, Tensor] = {}
+        self.largest: dict[str, Tensor] = {}
         self.tokens: dict[str, int] = {}
         self._block, self._beside = block, beside
         self._waits: set[str] = set()
@@ -64,6 +66,10 @@ class Inputs:
             self._half.discard(leader)
             self.gram[leader] = self.gram[leader].triu() + self.gram[leader].triu(1).t()
         return self.gram.get(leader), self.drift.get(leader), self.tokens.get(leader, 0)
+
+    def largest_of(self, name: str) -> Tensor | None:
+        """(C,): the largest size of each input of a matrix; None if no token reached it."""
+        return self.largest.get(self.leader[name])
 
     @torch.no_grad()
     def hear(self, some: Tensor, there: Tensor | None = None) -> None:
@@ -101,6 +107,9 @@ class Inputs:
             gram[start : start + PART, start:].addmm_(x[:, start : start + PART].t(), x[:, start:])
         self._half.add(name)
         self.tokens[name] = self.tokens.get(name, 0) + len(x)
+        if len(x):
+            largest = x.abs().amax(0)
+            self.largest[name] = torch.maximum(self.largest.get(name, largest), largest)
         there = self._there.get(name)
         if there is not None and there.shape == x.shape:  # routed tokens may be others
             _zeros(self.drift, name, x).addmm_((there - x).t(), x)

@@ -41,40 +41,50 @@ def require() -> None:
 
 
 @cache
-def _package() -> Any:
+def package() -> Any:
     """The library, whose words are kept rather than printed."""
-    package = importlib.import_module("llama_cpp")
+    found = importlib.import_module("llama_cpp")
 
-    @package.llama_log_callback
+    @found.llama_log_callback
     def hear(level: int, text: bytes, data: Any) -> None:
         HEARD.append(text.decode(errors="replace").strip())
 
-    package.llama_log_set(hear, None)
+    found.llama_log_set(hear, None)
     EARS.append(hear)
-    return package
+    return found
 
 
 def opened(path: Path, n_context: int = N_CONTEXT) -> Any:
     """llama.cpp with a file, exact. Raises ModelError where it does not load."""
-    package = _package()
-    options: dict[str, Any] = {"n_ctx": n_context, "n_batch": n_context, "logits_all": True, "flash_attn": False}
+    exact = {"logits_all": True, "flash_attn": False, "type_k": F32, "type_v": F32}
+    return _opened(path, n_ctx=n_context, n_batch=n_context, **exact)
+
+
+def at_speed(path: Path, n_context: int, n_threads: int) -> Any:
+    """llama.cpp with a file as it is used. Raises ModelError where it does not load."""
+    return _opened(path, n_ctx=n_context, n_threads=n_threads, n_threads_batch=n_threads)
+
+
+def _opened(path: Path, **options: Any) -> Any:
+    found = package()
     try:
-        return package.Llama(str(path), type_k=F32, type_v=F32, n_gpu_layers=0, verbose=False, **options)
+        return found.Llama(str(path), n_gpu_layers=0, verbose=False, **options)
     except (ValueError, RuntimeError, OSError) as error:
         why = next((line for line in reversed(HEARD) if "error" in line), str(error))
         raise _bad(path, f"it does not load ({why})") from error
 
 
-def compare(path: Path, folder: Path, weights: Any, vocab: Vocab) -> dict[str, Any]:
-    """What was compared of a file in fp32 and the model of a folder, which is in the machine's memory, and how far apart they are. Raises ModelError at the
-    first thing that differs."""
+def compare(path: Path, folder: Path, weights: Any, vocab: Vocab, farthest: float = FARTHEST) -> dict[str, Any]:
+    """What was compared of a file in fp32 and the model of a folder, which is in the machine's memory, and how far apart they
+    are. A file in blocks may be `farthest` nats from what its numbers stand for. Raises ModelError at the first thing that
+    differs."""
     n_context, source = min(N_CONTEXT, context_of(weights.config)), read_source(folder)
     llama = opened(path, n_context)
     try:
         n_texts = _same_tokens(path, llama, source, vocab)
         _same_template(path, llama, vocab)
         ids = source.ids(" ".join(varied_texts()[-40:]))[: max(n_context - N_WRITTEN, 2)]
-        found = _same_logits(path, llama, weights, ids)
+        found = _same_logits(path, llama, weights, ids, farthest)
         _same_text(path, llama, weights, ids[: len(ids) // 2], tie=2 * found["logits_largest"])
     finally:
         llama.close()
@@ -109,14 +119,14 @@ def _dense(weights: Any, ids: list[int]) -> Tensor:
     return logits
 
 
-def _same_logits(path: Path, llama: Any, weights: Any, ids: list[int]) -> dict[str, float]:
+def _same_logits(path: Path, llama: Any, weights: Any, ids: list[int], farthest: float) -> dict[str, float]:
     llama.reset()
     llama.eval(ids)
     theirs = torch.from_numpy(np.array(llama.scores[: len(ids)])).double()
     ours = _dense(weights, ids)
     p, q = ours.log_softmax(-1), theirs.log_softmax(-1)
     kl, largest = float((p.exp() * (p - q)).sum(-1).mean()), float((ours - theirs).abs().max())
-    if not kl <= FARTHEST:
+    if not kl <= farthest:
         raise _bad(path, f"its logits are {kl:.1e} nats from the model's, and {largest:.1e} at most")
     return {"kl": kl, "logits_largest": largest}
 

@@ -25,6 +25,7 @@ from .gguf_file import gguf_weights, holds_gguf
 from .packed import is_packed, packed_weights
 from .policy import Policy
 from .precision import choose_threads, device, use_fast_matmul
+from .rounded_inputs import round_inputs_as_said
 from .scorer import Scorer
 
 if TYPE_CHECKING:
@@ -73,6 +74,11 @@ def load_context(model: Model) -> int:
     return seq2seq.longest(_config(Path(model.base or model.path)))
 
 
+def load_config(model: Model) -> Any:
+    """A model's configuration as transformers has it; of an adapter, that of its base. Raises ModelError."""
+    return _config(Path(model.base or model.path))
+
+
 def load_weights(
     model: Model, *, four_bits: bool = False, scores: bool = False, at: torch.device | None = None
 ) -> "Weights":
@@ -81,7 +87,7 @@ def load_weights(
     computed with, or `at` another place. Raises ModelError."""
     use_fast_matmul()
     path = Path(model.base or model.path)
-    quantised = configuration(lambda: _skeleton(path, scores)) if four_bits else noted(Path(model.path))
+    quantised = configuration(lambda: skeleton(path, scores)) if four_bits else noted(Path(model.path))
     weights: Any = _load_dense(
         path, scores, **{"quantization_config": quantised, "device_map": {"": device()}} if quantised else {}
     )
@@ -160,8 +166,7 @@ def rebuild(path: Path, **options: Any) -> "PreTrainedModel":
     weight is missing."""
     config = _config(path)
     state = packed_weights(path, config) if is_packed(config) else gguf_weights(path, config)
-    if is_packed(config):
-        del config.quantization_config
+    rounding = config.__dict__.pop("quantization_config", {})
     options.pop("trust_remote_code")
     kind = _transformers().MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     weights, said = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **options)
@@ -170,6 +175,7 @@ def rebuild(path: Path, **options: Any) -> "PreTrainedModel":
         raise ModelError(
             f"{path} lacks weights, or has some that are not the model's ({names[0]}). Copy the model again."
         )
+    round_inputs_as_said(weights, rounding)
     if (path / "generation_config.json").is_file():
         weights.generation_config = _transformers().GenerationConfig.from_pretrained(path)
     model: PreTrainedModel = weights
@@ -202,7 +208,7 @@ def _auto(encodes: bool, scores: bool = False) -> Any:
     return _transformers().AutoModelForSeq2SeqLM if encodes else _transformers().AutoModelForCausalLM
 
 
-def _skeleton(path: Path, scores: bool) -> "PreTrainedModel":
+def skeleton(path: Path, scores: bool) -> "PreTrainedModel":
     """A model with its names and shapes, and any weights."""
     config = _config(path)
     model: PreTrainedModel = _auto(config.is_encoder_decoder, scores).from_config(config)

@@ -31,7 +31,7 @@ from . import attention, seq2seq
 from .activations import offloaded
 from .adapters import answering, is_adapted, n_virtual
 from .exact import exact_layout
-from .expected import Expected
+from .expected import Aligned, Expected, Noted
 from .precision import computes_in
 from .vocabulary import n_rows
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # half a second each to import, which a run that keeps everyt
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from .adapters.root import Root
+    from .bridge import Bridge
     from .scorer import Scorer
 
     Weights = PreTrainedModel | PeftModel
@@ -154,17 +155,17 @@ class Policy:
         yield
         self._known = known
 
-    def expects(self, trees: Sequence[Tree]) -> Expected:
-        """What stands before every trained token. In the policy's layout; in padded rows where these trees are longer
-        than a window that packing cannot keep."""
+    def expects(self, trees: Sequence[Tree], deep: bool = False) -> Expected:
+        """What stands before every trained token; `deep` with what every layer makes there. In the policy's layout; in
+        padded rows where these trees are longer than a window that packing cannot keep."""
         key = (id(trees), torch.is_grad_enabled())
-        if self._known and key in self._known:
+        if self._known and key in self._known and bool(self._known[key].through) >= deep:
             return self._known[key]
         with self._offloading():
             try:
-                found = self._expects(trees, self.layout)
+                found = self._expects(trees, self.layout, deep)
             except attention.Unsupported:
-                found = self._expects(trees, "padded")
+                found = self._expects(trees, "padded", deep)
         if self._known is not None:
             self._known[key] = found
         return found
@@ -172,7 +173,7 @@ class Policy:
     def _offloading(self) -> contextlib.AbstractContextManager[None]:
         return offloaded(self.model.parameters()) if self.offload else contextlib.nullcontext()
 
-    def _expects(self, trees: Sequence[Tree], way: str) -> Expected:
+    def _expects(self, trees: Sequence[Tree], way: str, deep: bool = False) -> Expected:
         if self.encodes:
             return seq2seq.expects(self, trees, way)
         layout = self.laid_out(trees, way)
@@ -182,29 +183,34 @@ class Policy:
         )
         if way == "logits":
             with self.precision(), self.answering():
-                logits = self.model(**self._inputs(layout)).logits[:, -len(layout.rows[0]) :].flatten(0, 1)
-            return Expected(logits[at], targets, answers)
-        hidden, head, n = self.states(layout), self.model.get_output_embeddings(), len(at)
+                made = self.model(**self._inputs(layout), output_hidden_states=deep)
+            found = (made.logits, *(made.hidden_states or ())[1:])
+            logits, *within = (x[:, -len(layout.rows[0]) :].flatten(0, 1)[at] for x in found)
+            return Expected(logits, targets, answers, tuple(within))
+        states, head, n = self.states(layout, deep), self.model.get_output_embeddings(), len(at)
         at, targets = (F.pad(x, (0, rounded(n) - n)) for x in (at, targets))  # few shapes: see `layout.rounded`
-        return Expected(Head(hidden[at], head.weight, getattr(head, "bias", None)), targets, answers)
+        through = tuple(layer[at] for layer in states)
+        last = Head(through[-1], head.weight, getattr(head, "bias", None))
+        return Expected(last, targets, answers, through if deep else ())
 
     def laid_out(self, trees: Sequence[Tree], way: str) -> Layout:
         """Trees as rows of tokens. The last token of an answer needs no position where nothing is asked behind it."""
         longest = self.context
         return filled(packed(trees, longest), self.pad_id) if way == "packed" else padded(trees, self.pad_id, longest)
 
-    def states(self, layout: Layout) -> Tensor:
-        """(T, D): the hidden state at every flat place of a layout. Raises attention.Unsupported where packed rows cannot
-        be computed."""
+    def states(self, layout: Layout, deep: bool = False) -> list[Tensor]:
+        """(T, D): the hidden state at every flat place of a layout, behind the last layer or, `deep`, behind each. Raises
+        attention.Unsupported where packed rows cannot be computed."""
         with self.precision(), self.answering():
             root, is_packed = self.root(), bool(layout.segments)
             plan = attention.plan_of(layout.segments, self.device) if is_packed else None
             if plan and root:
                 plan = attention.rooted(plan, self.n_virtual)
+            backbone = getattr(self.causal(), str(self.causal().base_model_prefix))  # the model below the head
             with attention.packed_as(plan):
-                made = self._backbone()(**self._inputs(layout, not is_packed, root))
-        hidden: Tensor = made.last_hidden_state.flatten(0, 1)
-        return hidden
+                made = backbone(**self._inputs(layout, not is_packed, root), output_hidden_states=deep)
+        within = made.hidden_states[1:-1] if deep else ()
+        return [layer.flatten(0, 1) for layer in (*within, made.last_hidden_state)]
 
     def causal(self) -> Any:
         """The model with its head, and without what puts virtual tokens before a text: `root` stands for them."""
@@ -217,11 +223,6 @@ class Policy:
         from .adapters.root import root_of
 
         return root_of(self.model)
-
-    def _backbone(self) -> nn.Module:
-        """The model below the head."""
-        causal = self.causal()
-        return getattr(causal, str(causal.base_model_prefix))
 
     def _inputs(self, layout: Layout, mask: bool = True, root: "Root | None" = None) -> dict[str, Any]:
         ids = torch.tensor(layout.rows, device=self.device)
@@ -254,6 +255,13 @@ class AnswerLogps(Protocol):
         """(B,): the sum of an answer's token log-probabilities."""
 
 
+class Teacher(Protocol):
+    """Whoever tells what a teacher expects: a policy, or what one said before."""
+
+    def expects(self, trees: Sequence[Tree], deep: bool = False) -> Expected | Noted | Aligned:
+        """What stands before every trained token; `deep`, of one that is in memory, with the states of every layer."""
+
+
 @dataclass
 class Models:
     """The models that an objective may ask. Each is None unless the objective `needs` it."""
@@ -261,14 +269,17 @@ class Models:
     policy: Policy
     reference: "AnswerLogps | None" = None
     critic: "Scorer | None" = None
-    teacher: Policy | None = None
+    teacher: Teacher | None = None
+    bridge: "Bridge | None" = None
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every weight that is trained, by a name that a checkpoint can hold; those that two models share once."""
         found = {name: p for name, p in self.policy.model.named_parameters() if p.requires_grad}
         known = set(map(id, found.values()))
         more = self.critic.named_parameters() if self.critic is not None else ()
-        return found | {f"critic.{name}": p for name, p in more if p.requires_grad and id(p) not in known}
+        found |= {f"critic.{name}": p for name, p in more if p.requires_grad and id(p) not in known}
+        beside = self.bridge.named_parameters() if self.bridge is not None else ()
+        return found | {f"bridge.{name}": p for name, p in beside}
 
 
 def _pad_id(tokenizer: "PreTrainedTokenizerBase", n_tokens: int) -> int:

@@ -95,4 +95,4 @@ class Scorer(Policy):
 
     def _computed(self, trees: Sequence[Tree], way: str) -> tuple[Tensor, Any]:
         layout = self.laid_out(trees, way)
-        return self.states(layout), layout
+        return self.states(layout)[-1], layout

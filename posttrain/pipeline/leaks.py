@@ -31,7 +31,9 @@ class Leaks:
 
     def of(self, model: Model, measure: Stage, given: Mapping[str, Given]) -> Iterator[tuple[int, int, str]]:
         """(rows seen before, rows measured on, method that saw them) for each method behind a model that saw some."""
-        tested = self.questions(measure, [d for each in given.values() if isinstance(each, tuple) for d in each])
+        tested = self.questions(
+            measure, [d for each in given.values() if isinstance(each, tuple) for d in each if isinstance(d, Dataset)]
+        )
         if not tested:
             return
         for method, stage, datasets in self.lineage(model):
@@ -50,13 +52,19 @@ class Leaks:
         return self.asked[place]
 
     def lineage(self, model: Model) -> Iterator[tuple[str, Stage, list[Dataset]]]:
-        """Every stage behind a model that read data, the last one first, as far as store and files still hold it."""
-        artifact: Artifact | None = model
-        while artifact is not None and artifact.method:
+        """Every stage behind a model that read data, the last one first, as far as store and files still hold it. One that
+        was made of several models has what is behind each of them."""
+        behind: list[Artifact | None] = [model]
+        for artifact in behind:  # which grows while it is gone through
+            if artifact is None or not artifact.method:
+                continue
+            parents = [artifact.inputs.get("model", "")]
             with suppress(UsageError, ImportError, ValueError):  # the method is gone, or its settings have changed
                 stage = stage_class(artifact.method).model_validate(dict(artifact.settings))
                 yield artifact.method, stage, list(self.datasets(stage, artifact.inputs))
-            artifact = self.by_digest(artifact.inputs.get("model", ""))
+                parents += others_of(stage, artifact.inputs)
+            known = {each.digest for each in behind if each is not None}
+            behind += [self.by_digest(digest) for digest in dict.fromkeys(parents) if digest not in known]
 
     def datasets(self, stage: Stage, digests: Mapping[str, str]) -> Iterator[Dataset]:
         """The datasets with these digests that a stage's settings name."""
@@ -75,6 +83,13 @@ class Leaks:
         if digest not in self.made:
             self.made = {artifact.digest: artifact for artifact in self.store.artifacts()}
         return self.made.get(digest)
+
+
+def others_of(stage: Stage, digests: Mapping[str, str]) -> Iterator[str]:
+    """The digests of the further models that a model was made of: of the settings that name several."""
+    for option, kind in inputs(type(stage)).items():
+        if kind == "model" and isinstance(input_of(stage, option), tuple):
+            yield from digests.get(option, "").split(SEVERAL)
 
 
 def _rows(dataset: Dataset, shapes: Shapes) -> Sequence[Row]:

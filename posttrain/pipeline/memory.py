@@ -108,6 +108,9 @@ def _forecast(plan: Plan, step: Step, stage: Training, outside: Outside) -> Fore
     known = known and not _draws(stage)  # answers are not there yet
     load = _load(stage, base, model, [d for d in data if isinstance(d, Dataset)]) if known else _most(stage)
     on_cpu, room = _room()
+    adapter, teacher = _carried(plan, step, base, model), _teacher(plan, step, outside)
+    if isinstance(stage, Taught) and stage.cache:  # it is gone before gradients and moments come
+        teacher = max(0, teacher - 3 * (adapter.weights if adapter else model.weights))
     way = Way(
         narrow=computes_in(stage.dtype, device()) == "bfloat16",
         checkpointing=stage.gradient_checkpointing,
@@ -118,11 +121,11 @@ def _forecast(plan: Plan, step: Step, stage: Training, outside: Outside) -> Fore
         own_critic="critic" in stage.make_objective().needed() and step.form != "adapter",
         divergence=stage.keep.kl > 0 or isinstance(stage, Taught),
         scores=stage.objective.scores,
-        teacher=_teacher(plan, step, outside),
+        teacher=teacher,
         anchors=bool(stage.keep.l2 or stage.keep.ewc) + bool(stage.keep.ewc),
         rules=sum(rule is not None for rule in (stage.forget, stage.stop_early)),
         on_cpu=on_cpu,
-        adapter=_carried(plan, step, base, model),
+        adapter=adapter,
     )
     memory = estimate(model, way, load)
     return Forecast(load.tokens, known, memory, room, _cure(model, way, load, room))

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from posttrain.engine.method import Stage
+from posttrain.engine.method import Measure, Stage
 from posttrain.schema.errors import Problem, RecipeError, nearest
 from posttrain.schema.rows import Row
-from posttrain.schema.settings import Rows, form_of, input_of, inputs
+from posttrain.schema.settings import Rows, forms_of, input_of, inputs
 
 from .reading import NAME, draft
 from .recipe import BASE, Entry, Gate, Recipe, Round, names_in, unrolled
@@ -63,10 +63,10 @@ def load(text: str, where: str = "recipe", overrides: Sequence[str] = ()) -> Pla
     return planned
 
 
-def drafted(text: str, where: str, overrides: Sequence[str]) -> tuple[Plan, list[Problem]]:
+def drafted(text: str, where: str, overrides: Sequence[str], base_form: str = "dense") -> tuple[Plan, list[Problem]]:
     """The plan of a recipe's text as far as it can be made, and what is wrong with either."""
     recipe, problems = draft(text, where, overrides)
-    planned, more = check(recipe)
+    planned, more = check(recipe, base_form)
     return planned, [*problems, *more]
 
 
@@ -127,6 +127,7 @@ class _Wiring:
         places = {name: n for n, name in enumerate(self.kinds)}
         for step in self.steps:
             self.check_gates(step, places)
+            self.warn_of_blind_gates(step)
 
     def step(self, entry: Entry, rounds: str, within: Round | None = None) -> None:
         name = entry.name + rounds
@@ -184,20 +185,21 @@ class _Wiring:
         given = self.forms[source]
         if given is None:
             return None
-        if given in stage.accepts:
+        if stage.takes(given):
             return stage.makes_form(given)
         cure = self.cure(stage, given)
         self.wrong(
             entry.node,
-            f"{entry.name!r} takes {' or '.join(sorted(stage.accepts))} weights, and {source!r} holds {given} ones. {cure}",
+            f"{entry.name!r} takes {' or '.join(sorted(stage.accepted()))} weights, and {source!r} holds {given} ones. {cure}",
         )
         return None
 
     def cure(self, stage: Stage, given: str) -> str:
-        fitting = [name for name, form in self.forms.items() if form in stage.accepts]
+        fitting = [name for name, form in self.forms.items() if form and stage.takes(form)]
         branch = f"write `from: {fitting[-1]}`" if fitting else ""
-        merge = "insert `- merge` before it" if given == "adapter" and "dense" in stage.accepts else ""
-        cure = ", or ".join(part for part in (merge, branch) if part) or "begin with a model of that form"
+        merge = "insert `- merge` before it" if given == "adapter" and "dense" in stage.accepted() else ""
+        other = f"give it other settings, with which it takes {given} ones" if given in stage.accepts else ""
+        cure = ", or ".join(part for part in (merge, branch, other) if part) or "begin with a model of that form"
         return f"{cure[0].upper()}{cure[1:]}."
 
     def inputs(self, entry: Entry, rounds: str) -> dict[str, tuple[Input, ...]]:
@@ -207,34 +209,35 @@ class _Wiring:
         for option, kind in inputs(type(entry.stage)).items():
             value, node = input_of(entry.stage, option), entry.node.nearest(option)
             names = [value] if isinstance(value, str | Rows) else list(value or ())
-            form = form_of(type(entry.stage), option)
-            wires[option] = tuple(self.wire(entry, kind, form, name, node, rounds) for name in names)
+            forms = forms_of(type(entry.stage), option)
+            wires[option] = tuple(self.wire(entry, kind, forms, name, node, rounds) for name in names)
         return {option: wire for option, wire in wires.items() if wire}
 
-    def wire(self, entry: Entry, kind: str, form: str | None, named: str | Rows, node: Node, rounds: str) -> Input:
+    def wire(
+        self, entry: Entry, kind: str, forms: tuple[str, ...], named: str | Rows, node: Node, rounds: str
+    ) -> Input:
         name, rows = (named.path, named) if isinstance(named, Rows) else (named, None)
         found = self.resolve(name, rounds) if NAME.fullmatch(name) else None
         if found is None and name in names_in(self.recipe.stages):
             self.wrong(node, f"{entry.name}: {name!r} is made later than it is read. Move it up.")
         if found is None:
-            return Input(name, None, node, rows)
+            return Input(name, None, node, rows, forms)
         if self.kinds[found] not in (kind, None):
             makes, wants = self.kinds[found], "rows" if kind == "dataset" else "a model"
             self.wrong(
                 node, f"{entry.name}: {name!r} makes a {makes}, and {wants} is wanted. For a folder write `./{name}`."
             )
-        elif form and self.forms.get(found) not in (form, None):
-            fitting = [name for name, each in self.forms.items() if each == form]
-            cure = f"Write `{fitting[-1]}`." if fitting else f"Put a `{form}` stage before it."
-            self.wrong(
-                node, f"{entry.name}: {name!r} holds {self.forms[found]} weights, and {form} ones are wanted. {cure}"
-            )
-        return Input(found, found, node, rows)
+        elif forms and self.forms.get(found) not in (*forms, None):
+            fitting = [name for name, each in self.forms.items() if each in forms]
+            cure = f"Write `{fitting[-1]}`." if fitting else f"Put a `{forms[0]}` stage before it."
+            wanted = f"holds {self.forms[found]} weights, and {' or '.join(forms)} ones are wanted"
+            self.wrong(node, f"{entry.name}: {name!r} {wanted}. {cure}")
+        return Input(found, found, node, rows, forms)
 
     def give_suite(self, model: str, form: str | None, measured: bool) -> None:
         """Says what a model is measured with: all of the suite that can load it. That what scores is not measured as what
         writes, and the other way round, need not be said."""
-        fitting = [m for m in self.measures if form is None or form in m.stage.accepts] if measured else []
+        fitting = [m for m in self.measures if form is None or m.stage.takes(form)] if measured else []
         self.suite[model] = tuple(m.name for m in fitting)
         alike = (m for m in self.measures if (SCORES in m.stage.accepts) == (form == SCORES))
         left_out = [m.name for m in alike if m not in fitting]
@@ -244,6 +247,20 @@ class _Wiring:
     def earlier(self, step: Step, places: Mapping[str, int]) -> list[str]:
         """The models that are made before a step."""
         return [name for name in self.suite if name == BASE or places.get(name, len(places)) < places[step.name]]
+
+    def warn_of_blind_gates(self, step: Step) -> None:
+        """A word of warning where all that a rewritten model is held to may hold while its answers change."""
+        measures = {measure.name: measure.stage for measure in self.measures}
+        held = [measures[gate.measure] for gate in step.gates if gate.measure in measures]
+        if step.stage.kind != "transform" or not held or not all(isinstance(m, Measure) and m.blind for m in held):
+            return
+        named = " and ".join(dict.fromkeys(gate.measure for gate in step.gates))
+        note = (
+            f"{step.name.partition('@')[0]} is held to {named} alone, which may hold while answers change. Add a gate on "
+            "`fidelity`, `flips` or a benchmark"
+        )
+        if note not in self.notes:
+            self.notes.append(note)
 
     def check_gates(self, step: Step, places: Mapping[str, int]) -> None:
         """`places` says in which order steps are made."""

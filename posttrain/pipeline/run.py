@@ -98,10 +98,12 @@ def prepare(recipe: Source, overrides: Sequence[str], store: Store) -> tuple[Pla
     text, where = recipe_text(recipe)
     plan, problems = planning.drafted(text, where, overrides)
     outside, missing = find_outside(plan, store)
+    base = outside.get(base_of(plan).identity) if plan.recipe.model else None
+    if isinstance(base, Model) and base.form != "dense":  # what stages it may go through depends on that
+        plan, problems = planning.drafted(text, where, overrides, base.form)
+        outside, missing = find_outside(plan, store)
     planning.refuse([*problems, *missing])
-    base = outside[base_of(plan).identity]
-    assert isinstance(base, Model)
-    return (plan if base.form == "dense" else planning.plan(plan.recipe, base.form)), outside
+    return plan, outside
 
 
 def recipe_text(recipe: Source) -> tuple[str, str]:

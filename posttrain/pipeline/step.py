@@ -13,12 +13,13 @@ from .tree import Node
 @dataclass(frozen=True)
 class Input:
     """One thing that a step reads: what the earlier step `step` made, or something from outside the recipe.
-    `rows` is None for a model."""
+    `rows` is None for a model, whose weights must be of one of the `forms` where some are said."""
 
     name: str
     step: str | None
     node: Node
     rows: Rows | None = None
+    forms: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -28,7 +29,7 @@ class Input:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage or measure, wired. `inputs` holds one Input for a model and all sources for a dataset. `form` is that
+    """One stage or measure, wired. `inputs` holds one Input for a model, and all for several models or a dataset. `form` is that
     of the model it makes; `within` the round it is in, where that may be the last."""
 
     name: str

@@ -14,15 +14,16 @@ from posttrain.engine.job import Job
 from posttrain.engine.method import Made
 from posttrain.engine.store import Store
 from posttrain.schema.artifacts import Artifact, Dataset, Model, hash_of
-from posttrain.schema.errors import MachineError, Problem, UsageError
-from posttrain.schema.settings import keyed
+from posttrain.schema.errors import MachineError, ModelError, Problem, UsageError
+from posttrain.schema.rows import Row
+from posttrain.schema.settings import input_of, keyed
 
 from .plan import Plan
 from .recipe import BASE
 from .record import MADE_BY
 from .step import Input, Step
 
-Given = Model | tuple[Dataset, ...]
+Given = Model | tuple[Model, ...] | tuple[Dataset, ...]
 Outside = Mapping[str, Artifact]  # by the identity of an Input
 SEVERAL = "+"  # between the digests of several sources of one input
 
@@ -64,7 +65,7 @@ class Work:
 
         def work(folder: Path, scratch: Path) -> Made:
             try:
-                made = self.step.stage.run(Job(folder, scratch, self.seed, emit, stop), **self.given)
+                made = self.step.stage.run(Job(folder, scratch, self.seed, emit, stop, store.root), **self.given)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -82,7 +83,7 @@ class Work:
 
 
 def _digest(given: Given) -> str:
-    return given.digest if isinstance(given, Model) else SEVERAL.join(dataset.digest for dataset in given)
+    return given.digest if isinstance(given, Model) else SEVERAL.join(each.digest for each in given)
 
 
 def given(step: Step, made: Mapping[str, Artifact], outside: Outside) -> dict[str, Given]:
@@ -90,7 +91,7 @@ def given(step: Step, made: Mapping[str, Artifact], outside: Outside) -> dict[st
     found: dict[str, Any] = {}
     for name, sources in step.inputs.items():
         artifacts = tuple(outside[s.identity] if s.step is None else _taken(made[s.step], s) for s in sources)
-        found[name] = artifacts if sources[0].rows else artifacts[0]
+        found[name] = artifacts if isinstance(input_of(step.stage, name), tuple) else artifacts[0]
     return found
 
 
@@ -102,8 +103,8 @@ def _taken(artifact: Artifact, source: Input) -> Artifact:
 
 
 def find_outside(plan: Plan, store: Store) -> tuple[Outside, list[Problem]]:
-    """All that the recipe reads from outside, its model too; and what is not found, or holds rows that are not of the
-    shape that the stage reads."""
+    """All that the recipe reads from outside, its model too; and what is not found, or is not of the shape or form that
+    the stage reads."""
     problems: list[Problem] = []
     found: dict[str, Artifact] = {}
     base = [((), base_of(plan))] if plan.recipe.model else []  # that it is missing was said before
@@ -111,12 +112,21 @@ def find_outside(plan: Plan, store: Store) -> tuple[Outside, list[Problem]]:
         try:
             if source.identity not in found:
                 found[source.identity] = store.dataset(source.rows) if source.rows else store.model(source.name)
-            rows = found[source.identity]
-            if shapes and isinstance(rows, Dataset):
-                read(rows, shape_of(rows, shapes), limit=1)
+            _require(found[source.identity], source, shapes)
         except UsageError as error:
             problems.append(source.node.problem(str(error)))
     return found, problems
+
+
+def _require(artifact: Artifact, source: Input, shapes: tuple[type[Row], ...]) -> None:
+    """Raises DataError for rows of none of the shapes, and ModelError for weights of another form than is wanted."""
+    if shapes and isinstance(artifact, Dataset):
+        read(artifact, shape_of(artifact, shapes), limit=1)
+    if source.forms and isinstance(artifact, Model) and artifact.form not in source.forms:
+        wanted = " or ".join(source.forms)
+        raise ModelError(
+            f"{source.name!r} holds {artifact.form} weights, and {wanted} ones are wanted. Name another model."
+        )
 
 
 def base_of(plan: Plan) -> Input:

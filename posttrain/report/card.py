@@ -34,6 +34,9 @@ how = CompressedTensorsConfig(dequantize=True)  # as floating-point numbers; wit
 model = AutoModelForCausalLM.from_pretrained("FOLDER", quantization_config=how)
 tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
 
+LOAD_GPTQ = f"""# pip install optimum gptqmodel; vLLM and SGLang need nothing more
+{LOAD_DENSE}"""
+
 LOAD_GGUF = """# pip install llama-cpp-python; llama.cpp, Ollama and LM Studio open the file too
 from llama_cpp import Llama
 
@@ -63,7 +66,7 @@ model = PeftModel.from_pretrained(base, "FOLDER")"""
 LOAD = {
     "dense": LOAD_DENSE,
     "compressed-tensors": LOAD_PACKED,
-    "gptq": LOAD_DENSE,
+    "gptq": LOAD_GPTQ,
     "awq": LOAD_DENSE,
     "gguf": LOAD_GGUF,
     "adapter": LOAD_ADAPTER,
@@ -72,8 +75,9 @@ LOAD = {
 LIBRARY = {"adapter": "peft", "gguf": "gguf"}
 
 
-def card(record: RunRecord, model_name: str) -> str:
-    """The card of one model of a run. Raises UsageError when the run has no model of that name."""
+def card(record: RunRecord, model_name: str, *, use: bool = True) -> str:
+    """The card of one model of a run, with how it is loaded for `use`. Raises UsageError when the run has no model of that
+    name."""
     models = {model.name: model for model in record.models}
     if model_name not in models:
         raise UsageError(f"The run {record.name!r} has no model {model_name!r}. {nearest(model_name, models)}")
@@ -90,7 +94,7 @@ def card(record: RunRecord, model_name: str) -> str:
         *_data(stages),
         *_measured(base, model),
         *_settings(stages),
-        *_loading(model, stages),
+        *(_loading(model, stages) if use else ()),
     ]
     if record.recipe:
         parts += ["## Recipe", f"`posttrain run` with this file makes {code(record.name)} again:"]

@@ -40,7 +40,7 @@ def line(points: Sequence[XY], title: str, identity: str, noisy: bool = False) -
         f'<path class="{"raw" if smooth else "smooth"}" d="{frame.path(thin(points, limit))}"/>',
         f'<path class="smooth" d="{frame.path(thin(smooth, limit))}"/>' if smooth else "",
     ]
-    return _chart(parts, title, identity)
+    return drawing(parts, title, identity)
 
 
 def reliability(points: Sequence[XY], sizes: Sequence[float], title: str, identity: str) -> Markup:
@@ -56,7 +56,7 @@ def reliability(points: Sequence[XY], sizes: Sequence[float], title: str, identi
         f'<path class="smooth" d="{frame.path(points)}"/>',
         *(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{2 + 4 * sqrt(n / widest):.1f}"/>' for (x, y), n in dots),
     ]
-    return _chart(parts, title, identity)
+    return drawing(parts, title, identity)
 
 
 def columns(edges: Sequence[float], counts: Sequence[int], title: str, identity: str) -> Markup:
@@ -73,12 +73,13 @@ def columns(edges: Sequence[float], counts: Sequence[int], title: str, identity:
             f'<rect class="{kind}" x="{left + 0.5:.1f}" y="{top:.1f}" width="{max(right - left - 1, 0.5):.1f}" '
             f'height="{bottom - top:.1f}"/>'
         )
-    return _chart(parts, title, identity)
+    return drawing(parts, title, identity)
 
 
-def _chart(parts: Sequence[str], title: str, identity: str) -> Markup:
+def drawing(parts: Sequence[str], title: str, identity: str, size: tuple[int, int] = (WIDTH, HEIGHT)) -> Markup:
+    """An SVG of some parts."""
     head = (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{escape(identity)}">'
+        f'<svg class="chart" viewBox="0 0 {size[0]} {size[1]}" role="img" aria-labelledby="{escape(identity)}">'
         f'<title id="{escape(identity)}">{escape(title)}</title>'
     )
     return Markup("".join([head, *parts, "</svg>"]))
@@ -102,7 +103,7 @@ def trail(points: Sequence[XY], ends: tuple[str, str], title: str, identity: str
         f'<path class="smooth" d="{frame.path(_evenly(line, POINTS // 2))}"/>',
         *(frame.label(point, end) for point, end in zip((line[0], line[-1]), ends, strict=True)),
     ]
-    return _chart(parts, title, identity)
+    return drawing(parts, title, identity)
 
 
 def _averaged(points: Sequence[XY]) -> list[XY]:
@@ -131,15 +132,21 @@ def share(found: Estimate) -> Markup:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """From values to places in the drawing; `x` and `y` are the smallest and largest value of each axis."""
+    """From values to places in the drawing; `x` and `y` are the smallest and largest value of each axis, `width` and `height`
+    those of the drawing, and `left` is its margin for labels."""
 
     x: XY
     y: XY
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
 
     def place(self, point: XY) -> XY:
         across = (point[0] - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
         up = (point[1] - self.y[0]) / (self.y[1] - self.y[0]) if self.y[1] > self.y[0] else 0.5
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return self.left + across * (self.width - self.left - RIGHT), self.height - BOTTOM - up * (
+            self.height - TOP - BOTTOM
+        )
 
     def path(self, points: Sequence[XY]) -> str:
         """`M x y L x y …`, with a new start after every value that is not finite; a lone point becomes a dot."""
@@ -150,19 +157,19 @@ class Frame:
     def label(self, point: XY, text: str) -> str:
         """A few words beside a point, inside of the drawing."""
         x, y = self.place(point)
-        anchor, beside = ("end", -7) if x > WIDTH / 2 else ("start", 7)
+        anchor, beside = ("end", -7) if x > self.width / 2 else ("start", 7)
         below = 14 if y < TOP + 20 else -7
         return f'<text x="{x + beside:.1f}" y="{y + below:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
-    def y_tick(self, value: float) -> str:
+    def y_tick(self, value: float, text: str = "") -> str:
         _, y = self.place((self.x[0], value))
-        label = f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{short(value)}</text>'
-        return f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>{label}'
+        label = f'<text x="{self.left - 6}" y="{y + 3.5:.1f}" text-anchor="end">{escape(text or short(value))}</text>'
+        return f'<path class="grid" d="M{self.left} {y:.1f}H{self.width - RIGHT}"/>{label}'
 
-    def x_tick(self, value: float) -> str:
+    def x_tick(self, value: float, text: str = "") -> str:
         x, _ = self.place((value, self.y[0]))
-        anchor = "end" if x > WIDTH - 2 * RIGHT else "middle"
-        return f'<text x="{x:.1f}" y="{HEIGHT - 7}" text-anchor="{anchor}">{short(value)}</text>'
+        anchor = "end" if x > self.width - 2 * RIGHT else "middle"
+        return f'<text x="{x:.1f}" y="{self.height - 7}" text-anchor="{anchor}">{escape(text or short(value))}</text>'
 
 
 def thin(points: Sequence[XY], limit: int = POINTS) -> list[XY]:

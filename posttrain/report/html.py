@@ -18,6 +18,8 @@ from posttrain.schema.record import Point, RunRecord
 
 from . import charts, numbers, text
 from .flat import flat
+from .frontier import frontier
+from .sizes import Sizes
 from .trade import MAIN, MORE, Series, Trade
 from .trust import Trust
 from .view import view
@@ -107,6 +109,12 @@ def trusted(found: Trust, model: str, identity: str) -> list[Curve]:
     return drawn
 
 
+def sized(found: Sizes) -> Markup:
+    """The chart of models by their size and what they are worth."""
+    title = f"{text.one_line(found.name)} over bytes of {len(found.places)} models; the line joins those that no other beats"
+    return frontier(found, title, "sizes-chart")
+
+
 @cache
 def _environment() -> Environment:
     found = Environment(
@@ -134,5 +142,6 @@ def _environment() -> Environment:
         "traded": traded,
         "more": more,
         "trusted": trusted,
+        "sized": sized,
     }
     return found

@@ -11,10 +11,11 @@ from posttrain.schema.record import RunRecord, StageRecord
 
 from . import numbers
 from .compare import Change, Comparison
+from .samples import Sample
 from .text import code, fence
 from .trade import MAIN, Trade
 from .trust import Trust
-from .view import Cell, Cost, RunView, Sample, StageView, Table, view
+from .view import Cell, Cost, RunView, StageView, Table, view
 
 LIMIT = 400  # characters of a prompt or an answer
 
@@ -27,6 +28,7 @@ def markdown(record: RunRecord) -> str:
         lead(shown),
         *_warnings(shown),
         *_overview(shown),
+        *_sizes(shown),
         *_stages(shown),
         *_base(shown),
     ]
@@ -128,6 +130,27 @@ def _overview(shown: RunView) -> Iterator[str]:
         ]
         yield "### Wins, ties half"
         yield grid(("model", "against", "by", "wins", "95 % interval", "rows"), rows, "lllrrr")
+
+
+def _sizes(shown: RunView) -> Iterator[str]:
+    """Models by their size and what they are worth."""
+    if shown.sizes is None:
+        return
+    found = shown.sizes
+    rows = [
+        [
+            code(place.model),
+            numbers.measured(place.bytes, "bytes"),
+            numbers.measured(found.share(place), "share"),
+            f"**{numbers.value(place.quality)}**",
+            _bounds(place.quality) or "–",
+            "no" if place.best else "yes",
+        ]
+        for place in found.places
+    ]
+    yield "## Quality by size"
+    yield grid(("model", "bytes", "of the largest", code(found.name), "95 % interval", "beaten"), rows, "lrrrrl")
+    yield "Beaten: another model is as small and as good, and smaller or better."
 
 
 def _stages(shown: RunView) -> Iterator[str]:

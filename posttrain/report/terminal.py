@@ -8,8 +8,10 @@ from posttrain.schema.record import GateResult, RunRecord
 
 from . import numbers
 from .compare import Change, Comparison, Contrast
+from .samples import Sample, samples
+from .sizes import Sizes
 from .text import one_line
-from .view import Line, Sample, Table, samples, view
+from .view import Line, Table, view
 
 WIDTH = 100
 NAME = 28  # longest name of a model or a metric shown whole
@@ -28,6 +30,7 @@ def summary(record: RunRecord, ascii_only: bool = False) -> list[str]:
     for model, found in ((s.stage.model, s.alone) for s in shown.stages):
         lines += _alone(model or "", found)
     lines += _alone(record.models[0].name, shown.alone) if shown.alone else []
+    lines += _sizes(shown.sizes) if shown.sizes else []
     gates = [[_name(s.name), *_gate(gate)] for s in record.stages for gate in s.gates]
     if gates:
         lines += ["", "gates", *aligned(gates, left=2)]
@@ -52,6 +55,21 @@ def comparison(found: Comparison, ascii_only: bool = False, most: int = 5) -> li
     for sample in samples(found, most):
         lines += ["", *_sample(sample, found)]
     return _finished(lines, ascii_only)
+
+
+def _sizes(found: Sizes) -> list[str]:
+    """Models from the smallest on, and what they are worth."""
+    rows = [
+        [
+            _name(place.model),
+            numbers.measured(place.bytes, "bytes"),
+            numbers.measured(found.share(place), "share"),
+            numbers.value(place.quality),
+            "" if place.best else "beaten",
+        ]
+        for place in found.places
+    ]
+    return ["", f"by size: {_name(found.name)}", *aligned(rows)]
 
 
 def _alone(model: str, found: Sequence[Findings]) -> list[str]:

@@ -5,20 +5,19 @@ HTML, Markdown, the terminal and model cards only write down what stands here.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain, zip_longest
 
 from posttrain.functional.statistics import Estimate
 from posttrain.schema.findings import Findings, Metric
 from posttrain.schema.record import ModelRecord, RunRecord, StageRecord
 
-from .compare import Change, Comparison, Contrast, Pair, compare
+from .compare import Change, Comparison, compare
 from .numbers import plain
+from .samples import Sample, samples
+from .sizes import Sizes, sizes
 from .text import clip
 from .trade import Trade, trade
 from .trust import Trust, trust
 from .watched import watched
-
-SAMPLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +56,6 @@ class Win:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One row answered by both models. `what` says in words how the answers differ."""
-
-    measure: str
-    what: str
-    pair: Pair
-
-
-@dataclass(frozen=True, slots=True)
 class StageView:
     """A stage, its place in the tree (`lane` 0 is the trunk), what it changed and what was `watched` while it trained.
     `trade` is what it earned by how far it went, where it learnt from its own answers; `alone` are findings on its model
@@ -91,7 +81,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class RunView:
-    """A run. `alone` and `trusts` are those of the base. `whole` compares the base with the last model of the trunk.
+    """A run. `alone` and `trusts` are those of the base, `sizes` what models of unlike size are worth. `whole` compares the base with the last model of the trunk.
     `problems` are failed stages and gates, `warnings` those of the run and the alerts of its stages."""
 
     record: RunRecord
@@ -104,6 +94,7 @@ class RunView:
     warnings: tuple[str, ...]
     alone: tuple[Findings, ...] = ()
     trusts: tuple[Trust, ...] = ()
+    sizes: Sizes | None = None
 
     @property
     def costs(self) -> tuple[Cost, ...]:
@@ -170,6 +161,7 @@ def view(record: RunRecord) -> RunView:
         ),
         alone=alone.get(base, ()),
         trusts=trusts.get(base, ()),
+        sizes=sizes(record),
     )
 
 
@@ -258,39 +250,3 @@ def _wins(compared: Iterable[Comparison]) -> Iterator[Win]:
         for contrast in found.contrasts:
             if contrast.wins:
                 yield Win(found.after, found.before, contrast.measure, contrast.wins)
-
-
-def samples(compared: Comparison | None, most: int = SAMPLES) -> tuple[Sample, ...]:
-    """Up to `most` rows with readable answers: flips first, then the largest changes, measures taking turns."""
-    if compared is None:
-        return ()
-    ordered = [_ordered(contrast) for contrast in compared.contrasts]
-    turns = [s for s in chain.from_iterable(zip_longest(*ordered)) if s]
-    return tuple(sorted(turns, key=_dullness)[:most])
-
-
-def _ordered(contrast: Contrast) -> list[Sample]:
-    flips = [pair for turn in zip_longest(contrast.gained, contrast.lost) for pair in turn if pair]
-    flipped = {id(pair) for pair in flips}
-    rest = [pair for pair in contrast.pairs if id(pair) not in flipped]
-    rest.sort(key=lambda pair: -abs(pair[1].score - pair[0].score))
-    return [
-        Sample(contrast.measure, _what(pair, contrast), pair)
-        for pair in [*flips, *rest]
-        if pair[0].output or pair[1].output
-    ]
-
-
-def _what(pair: Pair, contrast: Contrast) -> str:
-    before, after = pair
-    if contrast.p is not None:
-        words = ["right" if row.score == contrast.right else "wrong" for row in pair]
-        return f"{words[0]} → {words[1]}" if words[0] != words[1] else f"{words[0]} both times"
-    change = f"{before.score:.3g} → " if before.score != after.score else ""
-    return f"score {change}{after.score:.3g}"
-
-
-def _dullness(sample: Sample) -> int:
-    """Flips and changed scores, then answers that at least read differently, then the rest."""
-    before, after = sample.pair
-    return 0 if before.score != after.score else 1 if before.output != after.output else 2

@@ -2,13 +2,13 @@
 
 The sentence under a field is its help text everywhere (terminal, docs, web form). A field marked `Cosmetic` changes
 what is shown, never what is made, and stays out of an artifact's key. A field of type `DatasetRef` or `ModelRef` names
-an input; the planner turns it into an artifact before the method runs.
+an input, one of `ParentRefs` several; the planner turns them into artifacts before the method runs.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -20,10 +20,10 @@ from .errors import Problem, nearest
 @dataclass(frozen=True)
 class Mark:
     """What the planner must know of a field: `cosmetic`, or an input of kind `dataset` or `model`, whose weights must be
-    of a `form` where one is said."""
+    of one of the `forms` where some are said."""
 
     kind: str
-    form: str | None = None
+    forms: tuple[str, ...] = ()
 
 
 class Settings(BaseModel):
@@ -99,8 +99,17 @@ def _as_sources(value: Any) -> Any:
 
 
 DatasetRef = Annotated[tuple[Rows, ...], BeforeValidator(_as_sources), Mark("dataset")]
+
+
+def _as_models(value: Any) -> Any:
+    """`sft` and `[sft, dpo]` are both written in recipes; a list comes out."""
+    return (value,) if isinstance(value, str) else value
+
+
 ModelRef = Annotated[str, Mark("model")]
-RewardRef = Annotated[str | None, Mark("model", form="reward")]
+RewardRef = Annotated[str | None, Mark("model", ("reward",))]
+ParentRef = Annotated[str | None, Mark("model", ("dense", "adapter"))]
+ParentRefs = Annotated[tuple[str, ...], BeforeValidator(_as_models), Mark("model", ("dense", "adapter"))]
 Cosmetic = Mark("cosmetic")
 KEYED = "keyed"
 """What the context of a serializer holds while options are written for a key."""
@@ -124,7 +133,7 @@ def _mark(info: FieldInfo) -> str | None:
 
 def _type_name(annotation: Any, mark: str | None) -> str:
     if mark in ("dataset", "model"):
-        return mark
+        return "models" if mark == "model" and get_origin(annotation) is tuple else mark
     text = (
         annotation.__name__ if isinstance(annotation, type) and not hasattr(annotation, "__args__") else str(annotation)
     )
@@ -155,11 +164,11 @@ def inputs(settings: type[Settings]) -> dict[str, str]:
     return found
 
 
-def form_of(settings: type[Settings], path: str) -> str | None:
-    """The form that the weights of an input must have, by a name that `inputs` gives; None where any will do."""
+def forms_of(settings: type[Settings], path: str) -> tuple[str, ...]:
+    """The forms that the weights of an input may have, by a name that `inputs` gives; none where any will do."""
     *groups, last = path.split(".")
     info = _at(settings, groups).model_fields[last]
-    return next((mark.form for mark in info.metadata if isinstance(mark, Mark)), None)
+    return next((mark.forms for mark in info.metadata if isinstance(mark, Mark)), ())
 
 
 def input_of(settings: Settings, path: str) -> Any:

@@ -98,7 +98,7 @@ def gradient(objective, trees, micro_tokens) -> torch.Tensor:
 def objective(request):
     found = class_of(request.param)
     full = {
-        name: 0.3 for name in ("nll", "label_smoothing", "centring", "labels") if name in found.model_fields
+        name: 0.3 for name in ("nll", "label_smoothing", "centring", "labels", "hidden") if name in found.model_fields
     }  # every term of the loss
     return found(**full)
 

@@ -16,6 +16,7 @@ from posttrain.functional.policy_gradient import (
     k3,
     leave_one_out,
     log_ratio,
+    mean_ahead,
     whitened,
 )
 
@@ -176,6 +177,11 @@ def test_log_ratios_without_bound_stay_finite(far):
         losses, _ = clipped_surrogate(log_ratio(x, torch.zeros(2)), torch.full((2,), advantage), 0.2, 0.2)
         (gradient,) = torch.autograd.grad((losses + estimate(x, torch.zeros(2))).sum(), x)
         assert bool(losses.isfinite().all() and gradient.isfinite().all())
+
+
+def test_the_mean_of_what_lies_ahead():
+    rewards = torch.tensor([1.0, 2.0, 4.0, 7.0, 5.0, 3.0])
+    assert mean_ahead(rewards, torch.tensor([3, 1, 2])).tolist() == [3.0, 4.0, 0.0, 0.0, 3.0, 0.0]
 
 
 def test_explained_variance():

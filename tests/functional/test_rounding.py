@@ -7,7 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from posttrain.functional.rounding import Integers, Rounded, fit, gptq, inverse_factor, nearest, output_error
+from posttrain.functional.rounding import (
+    Integers,
+    Rounded,
+    fit,
+    gptq,
+    inverse_factor,
+    nearest,
+    nearest_per_token,
+    output_error,
+)
 
 ONE = torch.ones(1, 1), torch.zeros(1, 1)
 
@@ -152,3 +161,30 @@ def test_nearest_is_off_by_at_most_a_step(bits: int, symmetric: bool, seed: int,
     weight = size * torch.randn(3, 24, generator=torch.Generator().manual_seed(seed))
     found = nearest(weight, Integers(bits, 8, symmetric))
     assert ((found.dense() - weight).abs() <= 1.0001 * found.scale.repeat_interleave(8, 1)).all()
+
+
+def test_each_token_has_its_own_scale():
+    """127.5 and 1.275 make steps of 1 and of 0.01; the largest itself would be 127.5, and 127 is the last."""
+    x = torch.tensor([[[127.5, -3.4, 0.4], [1.275, -0.034, 0.004]], [[0.0, 0.0, 0.0], [-127.5, 127.0, 2.5]]])
+    expected = [[[127.0, -3.0, 0.0], [1.27, -0.03, 0.0]], [[0.0, 0.0, 0.0], [-128.0, 127.0, 2.0]]]
+    assert torch.allclose(nearest_per_token(x), torch.tensor(expected))
+
+
+def test_tokens_are_rounded_as_compressed_tensors_does():
+    quantization = pytest.importorskip("compressed_tensors.quantization")
+    helpers = pytest.importorskip("compressed_tensors.quantization.utils.helpers")
+    forward = pytest.importorskip("compressed_tensors.quantization.lifecycle.forward")
+    x = torch.randn(3, 50, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 3, 64)
+    how = quantization.QuantizationArgs(num_bits=8, strategy="token", dynamic=True)
+    scale, zero = helpers.compute_dynamic_scales_and_zp(x, how, module=None)
+    assert nearest_per_token(x).equal(forward.fake_quantize(x, scale, zero, how))
+
+
+def test_a_zero_may_be_kept_from_the_lowest_integer():
+    """0 ... 3 in two bits: zero would be the lowest of four integers; one above it leaves 1.5 for each of the steps."""
+    grid = Integers(2, symmetric=False, zero_above_low=True)
+    found = nearest(torch.tensor([[0.0, 1.5, 3.0, 2.9]]), grid)
+    assert (found.scale.tolist(), found.offset.tolist()) == ([[1.5]], [[1.5]])  # the lowest, -2, is -1.5
+    assert found.dense().tolist() == [[0.0, 1.5, 3.0, 3.0]]
+    below = torch.tensor([[-1.0, 2.0, 0.5, 0.1]])
+    assert nearest(below, grid).scale.equal(nearest(below, Integers(2, symmetric=False)).scale)

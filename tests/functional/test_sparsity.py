@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from posttrain.functional.rounding import output_error
-from posttrain.functional.sparsity import lowest, magnitude, sparsegpt, wanda
+from posttrain.functional.sparsity import lowest, magnitude, smallest, sparsegpt, wanda
 from tests.functional.test_rounding import drawn
 
 
@@ -69,3 +69,9 @@ def test_ties_are_cut_from_the_left():
 
 def test_what_has_no_inverse_is_told():
     assert sparsegpt(torch.randn(2, 4), torch.zeros(4, 4), 0.5) is None
+
+
+@given(values=st.lists(st.integers(-3, 3), min_size=1, max_size=40), share=st.floats(0, 1))
+def test_of_equal_scores_the_first_are_the_smallest(values: list[int], share: float):
+    scores = torch.tensor(values, dtype=torch.float32)
+    assert torch.equal(smallest(scores, share), lowest(scores.reshape(1, -1), share, None)[0])

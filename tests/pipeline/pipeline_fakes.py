@@ -2,6 +2,7 @@
 
 Tune    objective   dense -> dense      Compress  transform  dense -> gptq     Write   generator
 Adapt   objective   dense -> adapter    Fold      transform  adapter -> dense  Score, Weigh, Against   measures
+Blend   transform   several dense -> dense
 """
 
 import json
@@ -15,7 +16,7 @@ from posttrain.schema.artifacts import Dataset, Model, hash_of
 from posttrain.schema.errors import Diverged, Stopped
 from posttrain.schema.findings import Findings, Flag, Graded, Metric
 from posttrain.schema.rows import Prompt
-from posttrain.schema.settings import Cosmetic, DatasetRef, ModelRef
+from posttrain.schema.settings import Cosmetic, DatasetRef, ModelRef, ParentRef, ParentRefs
 
 RAN: list[str] = []
 """The name of every stand-in that ran, in order; tests clear it."""
@@ -103,6 +104,21 @@ class Fold(Transform):
     def run(self, job: Job, *, model: Model) -> Made:
         RAN.append("fold")
         write_model(job, model.digest)
+        return Made()
+
+
+class Blend(Transform):
+    """Makes one model of several."""
+
+    accepts: ClassVar[frozenset[str]] = frozenset({"dense"})
+    others: ParentRefs = ()
+    """The further models."""
+    base: ParentRef = None
+    """What all come from."""
+
+    def run(self, job: Job, *, model: Model, others: tuple[Model, ...] = (), base: Model | None = None) -> Made:
+        RAN.append(f"blend {1 + len(others)}")
+        write_model(job, [model.digest, [each.digest for each in others], base and base.digest])
         return Made()
 
 

@@ -28,3 +28,19 @@ model: {first.models["compress"].path}
 measure: [pipeline_fakes:Score: {{data: {rows}}}]
 """
     assert "base is measured with score on 6 of 6 questions" in run(later, out=tmp_path / "runs").record.warnings[0]
+
+
+def test_what_any_parent_was_trained_on_is_told(base: Path, rows: Path, other_rows: Path, tmp_path: Path) -> None:
+    recipe = f"""
+name: blended
+model: {base}
+measure: [pipeline_fakes:Score: {{name: chat, data: {rows}}}]
+stages:
+  - pipeline_fakes:Tune: {{name: a, data: {other_rows}}}
+  - pipeline_fakes:Tune: {{name: b, from: base, data: {rows}}}
+  - pipeline_fakes:Tune: {{name: c, from: base, data: {other_rows}, strength: 0.3}}
+  - pipeline_fakes:Blend: {{name: with_b, from: a, others: [c, b], base: base}}
+  - pipeline_fakes:Blend: {{name: without_b, from: a, others: [c], base: base}}
+"""
+    warnings = run(recipe, out=tmp_path / "runs").record.warnings
+    assert [warning.split(" is ")[0] for warning in warnings if "questions" in warning] == ["b", "with_b"]

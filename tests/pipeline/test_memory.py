@@ -71,12 +71,14 @@ stages:
   - distill: {name: outer, from: base, data: chat.jsonl, batch_size: 8, max_length: 64, teacher: ./deep}
   - distill: {name: inner, from: base, data: chat.jsonl, batch_size: 8, max_length: 64, teacher: sft}
   - distill: {name: own, from: base, data: chat.jsonl, batch_size: 8, max_length: 64, teacher: sft, on_policy: 0.5}
+  - distill: {name: noted, from: base, data: chat.jsonl, batch_size: 8, max_length: 64, teacher: sft, cache: {}}
 """
     (place / "r.yaml").write_text(recipe, encoding="utf-8")
     found = told()
     assert found["sft"].memory.copies == 0
     assert found["outer"].memory.copies == 4 * n[1]
     assert found["inner"].memory.copies == 4 * n[0]
+    assert found["noted"].memory.copies == 0, "gone before gradients and moments come, which take more"
     assert found["outer"].memory.logits > found["sft"].memory.logits
     assert found["inner"].known and not found["own"].known
 

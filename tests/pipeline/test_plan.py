@@ -68,6 +68,34 @@ def test_the_form_of_the_base_counts() -> None:
         plan(recipe, "gguf")
 
 
+TWO = "  - pipeline_fakes:Tune: {name: a, data: rows.jsonl}\n  - pipeline_fakes:Tune: {name: b, from: base, data: rows.jsonl}\n"
+
+
+def test_a_setting_names_several_models() -> None:
+    found = planned(TWO + "  - pipeline_fakes:Blend: {from: a, others: [b, ./folder], base: base}").steps[-1]
+    assert [(each.name, each.step) for each in found.inputs["others"]] == [("b", "b"), ("./folder", None)]
+    assert found.waits_for == ("a", "b", "base")
+    alone = planned(TWO + "  - pipeline_fakes:Blend: {from: a, others: b}").steps[-1]
+    assert [each.name for each in alone.inputs["others"]] == ["b"] and "base" not in alone.inputs
+
+
+def test_each_of_several_models_must_be_of_a_fitting_form() -> None:
+    squeezed = "  - pipeline_fakes:Compress: {from: b}\n"
+    assert refused(TWO + squeezed + "  - pipeline_fakes:Blend: {from: a, others: [b, compress]}") == (
+        "demo.yaml:8: blend: 'compress' holds gptq weights, and dense or adapter ones are wanted. Write `b`."
+    )
+    assert "blend: 'write' makes a dataset, and a model is wanted" in refused(
+        TWO + "  - pipeline_fakes:Write: {data: x}\n  - pipeline_fakes:Blend: {from: a, others: [write]}"
+    )
+
+
+def test_a_merge_without_how_takes_no_dense_model_and_says_what_would() -> None:
+    assert refused(TWO + "  - merge") == (
+        "demo.yaml:7: 'merge' takes adapter weights, and 'b' holds dense ones. Give it other settings, with which it takes "
+        "dense ones."
+    )
+
+
 def test_rounds_are_unrolled_and_names_mean_this_round() -> None:
     found = planned("""
   - repeat:
@@ -276,6 +304,37 @@ def test_every_model_gets_the_measures_that_can_load_it() -> None:
     )
     assert found.suite == {"base": ("chat", "weigh"), "compress": ("chat",), "tune": ()}
     assert found.notes == ("compress is not measured with weigh: no measure of gptq weights",)
+
+
+@pytest.mark.parametrize(
+    ("gate", "told"),
+    [
+        ("{text.perplexity: {rise_at_most: 1}}", "rtn is held to text alone, which may hold while answers change"),
+        ("{text.perplexity: {rise_at_most: 1}, size.bytes: {at_most: 9}}", "rtn is held to text and size alone"),
+        ("{text.perplexity: {rise_at_most: 1}, near.kl: {at_most: 0.1}}", ""),
+        ("{near.kl: {at_most: 0.1}}", ""),
+    ],
+)
+def test_perplexity_alone_is_no_gate_for_a_smaller_model(gate: str, told: str) -> None:
+    """What was trained may be held to it, what was rewritten ought to answer as before."""
+    trained = "{text.perplexity: {rise_at_most: 1}}"
+    found = load(f"""
+model: lab
+measure: [{{perplexity: {{name: text, data: x}}}}, size, {{fidelity: {{name: near, data: x, against: sft}}}}]
+stages:
+  - sft: {{data: x, gate: {trained}}}
+  - rtn: {{gate: {gate}}}
+""")
+    assert [note[: len(told)] for note in found.notes] == ([told] if told else [])
+
+
+def test_a_form_that_only_the_work_tells_is_measured_and_not_trained() -> None:
+    stages = "stages: [{compress: {within: {kl: 1}, data: x, into: [compressed-tensors, gguf]}}%s]"
+    text = "model: lab\nmeasure: [size, {benchmark: {data: x}}]\n"
+    found = load(text + stages % "")
+    assert found.steps[0].form == "compressed-tensors or gguf" and found.suite["compress"] == ("size", "benchmark")
+    with pytest.raises(RecipeError, match=r"'compress' holds compressed-tensors or gguf ones\. Write `from: base`"):
+        load(text + stages % ", {sft: {data: x}}")
 
 
 def test_the_listing_says_what_goes_where() -> None:

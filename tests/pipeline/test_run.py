@@ -190,6 +190,18 @@ def test_a_base_of_another_form_is_planned_as_what_it_is(text: str, tmp_path: Pa
 # Measures that wait for a stage
 
 
+def test_a_stage_that_the_base_alone_needs_is_no_problem(base: Path, tmp_path: Path) -> None:
+    """An adapter begins with `merge`, which takes no dense model."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
+    (folder / "adapter_model.safetensors").write_bytes(b"few weights")
+    found = preview({"name": "demo", "model": str(folder), "stages": ["merge"]}, out=tmp_path / "runs")
+    assert [step.form for step in found.plan.steps] == ["dense"]
+    with pytest.raises(RecipeError, match=r"'merge' takes adapter weights, and 'base' holds dense ones"):
+        preview({"name": "demo", "model": str(base), "stages": ["merge"]}, out=tmp_path / "runs")
+
+
 @pytest.fixture
 def late(base: Path, rows: Path) -> str:
     return f"""
@@ -259,3 +271,45 @@ def test_flags_of_a_measure_are_alerts_in_every_run_of_the_model(late: str, tmp_
 def test_a_metric_that_there_is_not_is_told_after_the_stage_it_waits_for(late: str, tmp_path: Path) -> None:
     with pytest.raises(PosttrainError, match=r"The gate after third: 'against' finds no 'fra'\. Did you mean 'far'\?"):
         run(late.replace("against.far", "against.fra"), out=tmp_path / "runs")
+
+
+def test_each_of_several_models_belongs_to_the_key(base: Path, rows: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "config.json").write_text("{}")
+    (outside / "model.safetensors").write_bytes(b"others")
+    recipe = f"""
+name: blended
+model: {base}
+stages:
+  - pipeline_fakes:Tune: {{name: a, data: {rows}}}
+  - pipeline_fakes:Tune: {{name: b, from: base, data: {rows}, strength: 0.2}}
+  - pipeline_fakes:Blend: {{from: a, others: [b, {outside}], base: base}}
+"""
+    first = run(recipe, out=tmp_path / "runs")
+    assert ran() == ["tune", "tune", "blend 3"]
+    assert len(first.models["blend"].inputs["others"].split("+")) == 2
+    run(recipe, ["b.strength=0.3"], out=tmp_path / "runs")
+    assert ran() == ["tune", "blend 3"]
+    run(recipe, [f"blend.others=[{outside}, b]"], out=tmp_path / "runs")
+    assert ran() == ["blend 3"]
+    (outside / "model.safetensors").write_bytes(b"others, changed")
+    run(recipe, out=tmp_path / "runs")
+    assert ran() == ["blend 3"]
+
+
+def test_models_from_outside_are_looked_for_before_anything_runs(base: Path, rows: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    (packed / "config.json").write_text('{"quantization_config": {"quant_method": "gptq"}}')
+    (packed / "model.safetensors").write_bytes(b"few bits")
+    recipe = f"""model: {base}
+stages:
+  - pipeline_fakes:Tune: {{data: {rows}}}
+  - pipeline_fakes:Blend: {{others: [./nowhere, {packed}]}}
+"""
+    with pytest.raises(RecipeError) as caught:
+        run(recipe, out=tmp_path / "runs")
+    assert "recipe:4: There is no folder './nowhere'" in str(caught.value)
+    assert f"recipe:4: '{packed}' holds gptq weights, and dense or adapter ones are wanted" in str(caught.value)
+    assert ran() == []

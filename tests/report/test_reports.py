@@ -235,6 +235,7 @@ def test_a_card_tells_where_a_model_comes_from(run):
     ("form", "library", "said"),
     [
         ("compressed-tensors", "transformers", "CompressedTensorsConfig(dequantize=True)"),
+        ("gptq", "transformers", "# pip install optimum gptqmodel"),
         ("gguf", "gguf", "`FILE` one of `model-Q4_0.gguf`, `model-Q8_0.gguf`."),
     ],
 )

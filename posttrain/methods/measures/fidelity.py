@@ -64,6 +64,7 @@ class Fidelity(Measure):
                 "kl": Metric.of(ratio_of_sums(nats, tokens), "nats", "lower"),
                 "agreement": Metric.of(ratio_of_sums(same, tokens), "share", "higher"),
             },
+            notes={"against": self.against},
         )
 
     def _trees(self, data: Sequence[Dataset], model: Model, policy: Policy) -> tuple[Tree, ...]:

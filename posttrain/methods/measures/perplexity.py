@@ -2,6 +2,7 @@
 
     exp( -1/N  sum over all N tokens of  log p(token | what stands before it in its document) )
 
+A model that was made smaller may keep it while its answers change: `fidelity`, `flips` and benchmarks see that.
 Documents longer than `max_length` are read in pieces. The interval treats documents, not tokens, as independent.
 """
 
@@ -27,6 +28,7 @@ class Perplexity(Measure):
     """How surprised a model is by text; lower is better."""
 
     reads: ClassVar[type[Row]] = Text
+    blind: ClassVar[bool] = True
 
     data: DatasetRef
     """The text."""

@@ -1,32 +1,32 @@
-"""Speed: how quickly a model reads and writes on this machine.
+"""Speed: how quickly a model reads and writes on this machine, and what memory that takes, in its form's own engine.
 
-Made-up prompts of equal length are read (prefill) and continued to full length (decoding). The median of several
-passes is given, with the slowest and the quickest as its bounds.
+Made-up prompts of equal length are read (prefill) and continued to full length (decoding), in a process that does nothing else.
+The median of several passes is given, with the slowest and the quickest as its bounds. A GGUF file is timed in llama.cpp
+where that is installed; integers in any other place are computed with as the numbers that they stand for, and the notes say so.
 """
 
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import ClassVar
 
-import torch
 from pydantic import Field
 
-from posttrain.data.batch import Batch
 from posttrain.engine.job import Job
 from posttrain.engine.method import Measure
-from posttrain.functional.layout import Branch, Tree
-from posttrain.models.load import load_policy
-from posttrain.models.sampler import Sampling, TransformersSampler
-from posttrain.models.vocabulary import n_rows
+from posttrain.engine.timing import timed
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.findings import Findings, Metric
 
 
 class Speed(Measure):
-    """Tokens read and written in a second."""
+    """Tokens read and written in a second, and the memory that takes."""
+
+    version: ClassVar[int] = 2
+
+    blind: ClassVar[bool] = True
 
     prompts: int = Field(8, ge=1)
-    """Prompts answered at once."""
+    """Prompts answered at once; llama.cpp answers one after the other."""
     prompt_tokens: int = Field(128, ge=2)
     """Length of a prompt."""
     new_tokens: int = Field(64, ge=1)
@@ -35,28 +35,14 @@ class Speed(Measure):
     """How often it is timed, after one pass to warm up."""
 
     def measure(self, job: Job, model: Model, **data: tuple[Dataset, ...]) -> Findings:
-        policy = load_policy(model)
-        sampler = TransformersSampler(policy, frozenset())
-        draw = torch.Generator().manual_seed(job.seed)
-        words = n_rows(policy.model)
-        prompts = torch.randint(words, (self.prompts, self.prompt_tokens), generator=draw).tolist()
-        trees = tuple(Tree(tuple(p[:-1]), (Branch(tuple(p[-1:]), (True,)),)) for p in prompts)
-        reading = self._seconds(lambda: policy.score(Batch(trees)))
-        writing = self._seconds(lambda: sampler.sample(prompts, Sampling(max_new_tokens=self.new_tokens)))
+        found = timed(model, seed=job.seed, **self.model_dump())
         metrics = {
-            "read": _rate(self.prompts * self.prompt_tokens, reading),
-            "write": _rate(self.prompts * self.new_tokens, writing),
+            "read": _rate(self.prompts * self.prompt_tokens, found.reading),
+            "write": _rate(self.prompts * self.new_tokens, found.writing),
+            "memory": Metric(found.memory, unit="bytes", better="lower"),
         }
-        return Findings("speed", "speed", metrics, notes={"threads": torch.get_num_threads()})
-
-    def _seconds(self, work: Callable[[], object]) -> list[float]:
-        work()
-        seconds = []
-        for _ in range(self.passes):
-            start = time.perf_counter()
-            work()
-            seconds.append(time.perf_counter() - start)
-        return seconds
+        said = {name: getattr(found, name) for name in ("engine", "device", "threads", "at_once")}
+        return Findings("speed", "speed", metrics, notes=said)
 
 
 def _rate(tokens: int, seconds: Sequence[float]) -> Metric:

@@ -9,8 +9,7 @@ Vectors stay in fp32, embeddings and head in eight bits. Tensors go through one 
 found by its rules and compared on texts, and every file is read back and asked before it is called good.
 """
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,29 +17,23 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import AfterValidator, Field, model_validator
 
-from posttrain.data.ggml_match import compared_with, read_vocab
 from posttrain.data.ggml_vocab import Vocab
-from posttrain.data.template import turn_end, with_template
-from posttrain.data.varied_texts import N_TEXTS
 from posttrain.engine.block_solving import solved_blocks
 from posttrain.engine.calibrating import Calibrated, calibration
-from posttrain.engine.files import readable
+from posttrain.engine.files import copy_beside, readable
+from posttrain.engine.gguf_folder import Asked, parity, read_back, told, vocab_noted
 from posttrain.engine.job import Job
 from posttrain.engine.layerwise import write_report
 from posttrain.engine.method import Made, Transform
+from posttrain.engine.solving import Solved
 from posttrain.functional.ggml_blocks import GRIDS
 from posttrain.models import llama_cpp
-from posttrain.models.drawn import difference, drawn_logits
+from posttrain.models.drawn import drawn_logits
 from posttrain.models.gguf_families import family_of
-from posttrain.models.gguf_file import FALLBACK, Blocks, GgufType, gguf_package, weights_of, write_gguf
-from posttrain.models.load import load_tokenizer, load_weights
-from posttrain.models.vocabulary import n_rows
+from posttrain.models.gguf_file import FALLBACK, Blocks, GgufType, gguf_package, write_gguf
+from posttrain.models.load import load_weights
 from posttrain.schema.artifacts import Model
-from posttrain.schema.errors import ModelError
 from posttrain.schema.settings import DatasetRef
-
-WEIGHTS = (".safetensors", ".bin", ".index.json", ".gguf")
-FARTHEST = {"f32": 1e-9, "f16": 1e-3, "bf16": 1e-2, "q8_0": 1e-2}  # mean KL in nats: more is no rounding but a mistake
 
 
 def _each_once(types: tuple[GgufType, ...]) -> tuple[GgufType, ...]:
@@ -51,9 +44,10 @@ def _each_once(types: tuple[GgufType, ...]) -> tuple[GgufType, ...]:
     return types
 
 
-class GGUF(Calibrated, Transform):
+class GGUF(Calibrated, Solved, Transform):
     """Write a dense model as files for llama.cpp."""
 
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[str]] = frozenset({"dense"})
 
     types: Annotated[tuple[GgufType, ...], AfterValidator(_each_once)] = Field(("q8_0",))
@@ -65,9 +59,7 @@ class GGUF(Calibrated, Transform):
     read."""
     data: DatasetRef = ()
     """With `solver: gptq`, conversations or texts like those that the model will meet; never those that it is tested on."""
-    correct: float = Field(0.5, ge=0, le=1)
-    """With `solver: gptq`, how much of what rounding lost before a matrix it makes up for."""
-    compare: Literal["auto", "always", "never"] = "auto"
+    compare: Asked = "auto"
     """Whether llama.cpp itself is asked, which needs room for the model in fp32 again: where it is installed, always, or
     never."""
 
@@ -77,7 +69,7 @@ class GGUF(Calibrated, Transform):
             raise ValueError("`solver: gptq` looks at rows: give `data`, or leave `solver` out")
         if self.solver == "gptq" and not set(self.types) & set(GRIDS):
             raise ValueError(f"`solver: gptq` solves types in blocks alone: add one of {', '.join(GRIDS)} to `types`")
-        idle = sorted({"data", "sequences", "length", "correct"} & self.model_fields_set)
+        idle = sorted({"data", "sequences", "length", *Solved.model_fields} & self.model_fields_set)
         if self.solver == "stock" and idle:
             raise ValueError(f"`{idle[0]}` does nothing to `solver: stock`: add `solver: gptq`, or leave it out")
         return self
@@ -92,14 +84,13 @@ class GGUF(Calibrated, Transform):
             llama_cpp.require()
         weights: Any = load_weights(model, at=torch.device("cpu"))  # exact, and the same on every machine
         family = family_of(weights.config)
-        vocab = read_vocab(Path(model.path), n_rows(weights), _turn(model))
-        for note in (*vocab.notes, *_read_otherwise(model)):
-            job.note(note)
+        vocab = vocab_noted(job, model, weights)
         files = self.write(job, weights, vocab, self._solved(job, model, inputs))
-        _beside(model, job.folder)
-        verified = {"verified": "tokenizer rules, read back", **self.parity(job, model, weights, vocab)}
-        differences = _read_back(job.folder, self.types, weights)
-        facts = {"architecture": family.arch, "tokenizer": _told(vocab), "files": files, "difference": differences}
+        copy_beside(model, job.folder)
+        verified = {"verified": "tokenizer rules, read back", **parity(job, model, weights, vocab, self.compare)}
+        before = drawn_logits(weights)
+        differences = {kind: read_back(_file(job.folder, kind), kind, weights, before) for kind in self.types}
+        facts = {"architecture": family.arch, "tokenizer": told(vocab), "files": files, "difference": differences}
         return Made(facts | verified, "gguf")
 
     def write(
@@ -108,7 +99,7 @@ class GGUF(Calibrated, Transform):
         """Writes a file of each type and tells its size and what fell back. `solved` are matrices rounded already, by type."""
         found = {}
         for kind in self.types:
-            path = job.folder / f"model-{kind.upper()}.gguf"
+            path = _file(job.folder, kind)
             types = write_gguf(
                 path, weights.state_dict(), weights.config, vocab, kind, self.embedding, solved.get(kind)
             )
@@ -129,75 +120,15 @@ class GGUF(Calibrated, Transform):
         ids = calibration(self, model, inputs["data"], job)
         solved, report = {}, {}
         for kind in (each for each in self.types if each in GRIDS):
-            solved[str(kind)], report[str(kind)] = solved_blocks(job, model, ids, kind, self.correct)
-            told = [each for each in report[str(kind)] if not each.fallback]
-            error, before = (fmean(getattr(each, name) for each in told) for name in ("error", "nearest"))
+            solved[str(kind)], report[str(kind)] = solved_blocks(job, model, ids, kind, self)
+            solved_ones = [each for each in report[str(kind)] if not each.fallback]
+            error, before = (fmean(getattr(each, name) for each in solved_ones) for name in ("error", "nearest"))
             job.note(
                 f"{kind}: the layers' outputs change by {error:.2g} of what they are, {before:.2g} if rounded to nearest"
             )
         write_report(job.folder, report)
         return solved
 
-    def parity(self, job: Job, model: Model, weights: Any, vocab: Vocab) -> dict[str, Any]:
-        """What llama.cpp itself found, where it is asked. Raises ModelError where it differs."""
-        if self.compare == "never":
-            return {}
-        if not llama_cpp.installed():
-            job.note(
-                "llama.cpp was not asked: after `pip install 'posttrain[llama]'` it compares the next file with its model"
-            )
-            return {}
-        path = job.scratch / "exact.gguf"
-        try:
-            write_gguf(path, weights.state_dict(), weights.config, vocab, "f32")
-            found = llama_cpp.compare(path, Path(model.path), weights, vocab)
-        finally:
-            path.unlink(missing_ok=True)
-        job.note(f"llama.cpp agrees: {found['texts']} texts, logits within {found['logits_largest']:.1e}")
-        return {"verified": "llama.cpp", "parity": found}
 
-
-def _turn(model: Model) -> str | None:
-    """The token that ends a turn in this model's chats."""
-    return turn_end(with_template(load_tokenizer(model))).token
-
-
-def _read_otherwise(model: Model) -> list[str]:
-    """A word of warning where transformers reads texts otherwise than tokenizer.json, which the files follow."""
-    differ = compared_with(Path(model.path), load_tokenizer(model))
-    if not differ:
-        return []
-    return [
-        f"transformers reads {len(differ)} of {N_TEXTS} texts otherwise than tokenizer.json says, such as {differ[0]!r}. The "
-        "files follow tokenizer.json; what is measured here is of other tokens"
-    ]
-
-
-def _told(vocab: Vocab) -> dict[str, Any]:
-    return {"model": vocab.model, "pre": vocab.pre, **vocab.checked, "notes": list(vocab.notes)}
-
-
-def _beside(model: Model, folder: Path) -> None:
-    """Configuration, tokenizer, template and prompt program, so that the folder can be loaded here as well."""
-    for name in model.files:
-        if not name.endswith((*WEIGHTS, "README.md")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(model.path / name, folder / name)
-
-
-def _read_back(folder: Path, types: Sequence[GgufType], weights: Any) -> dict[str, dict[str, float]]:
-    """How far each file's model is from the one that was written. Raises ModelError where that is no rounding. The
-    weights are those of the last file afterwards."""
-    before = drawn_logits(weights)
-    found: dict[str, dict[str, float]] = {}
-    for kind in types:
-        path = folder / f"model-{kind.upper()}.gguf"
-        weights.load_state_dict(weights_of(path, weights.config), strict=False)
-        found[kind] = difference(before, drawn_logits(weights))
-        kl = found[kind]["kl"]
-        if not kl <= FARTHEST.get(kind, float("inf")):
-            raise ModelError(
-                f"{path.name} read back is {kl:.1e} nats from the model, more than rounding to {kind} explains: it is not "
-                "called good. Write `f32` to see whether the architecture is at fault, and tell it in an issue."
-            )
-    return found
+def _file(folder: Path, kind: GgufType) -> Path:
+    return folder / f"model-{kind.upper()}.gguf"

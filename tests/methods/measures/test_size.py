@@ -17,3 +17,9 @@ def test_a_manifest_is_no_part_of_a_model(workshop):
     """It names the run and the machine, and the same model weighs the same wherever it was made."""
     tuned = workshop.run("sft", workshop.model(), workshop.rows({"prompt": "a", "completion": "b"}), steps=1)
     assert workshop.findings("size", tuned).metrics["bytes"].value == tuned.bytes
+
+
+def test_of_several_files_the_one_that_is_measured_counts(workshop):
+    made = workshop.run("gguf", workshop.store.model("lab"), types=["q8_0", "q4_0"], compare="never")
+    files = {name: made.files[name].bytes for name in ("model-Q8_0.gguf", "model-Q4_0.gguf")}
+    assert workshop.findings("size", made).metrics["bytes"].value == made.bytes - files["model-Q8_0.gguf"]

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from posttrain.data.program import PromptProgram
+from posttrain.engine import gguf_folder as method
 from posttrain.engine.store import Store
-from posttrain.methods.transforms import gguf as method
 from posttrain.models import llama_cpp
 from posttrain.models.gguf_file import gguf_weights
 from posttrain.schema.artifacts import Model

@@ -39,7 +39,14 @@ def test_every_matrix_is_reported(workshop):
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [("gptq", {}), ("gptq", {"correct": 0}), ("awq", {}), ("awq", {"solver": "gptq"}), ("prune", {})],
+    [
+        ("gptq", {}),
+        ("gptq", {"correct": 0}),
+        ("awq", {}),
+        ("awq", {"solver": "gptq"}),
+        ("smoothquant", {"solver": "gptq", "group": None}),
+        ("prune", {}),
+    ],
 )
 def test_a_killed_run_goes_on_behind_the_last_layer(workshop, tmp_path, method, options):
     model, rows = workshop.model(), workshop.rows(*TEXTS)

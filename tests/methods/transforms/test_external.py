@@ -1,0 +1,102 @@
+"""A program in an environment of its own: what it saved is what it made, or it is not called good."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from posttrain.engine import outside
+from posttrain.schema.errors import MachineError, ModelError, PosttrainError, Stopped
+from tests.methods.transforms.test_gptq import TEXTS
+
+FEW = {"sequences": 4, "length": 16, "dtype": "float32"}
+PYTHON = os.environ.get("LLM_COMPRESSOR_PYTHON")
+
+SAVES = """
+import json, sys
+import numpy, torch
+from transformers import AutoModelForCausalLM
+told = json.load(open(sys.argv[1]))
+model = AutoModelForCausalLM.from_pretrained(told["model"], dtype=torch.float32)
+asked = torch.tensor(told["asked"])
+with torch.no_grad():
+    numpy.save(told["before"], model(input_ids=asked).logits.numpy())
+    {change}
+    numpy.save(told["after"], model(input_ids=asked).logits.numpy())
+    {lose}
+model.save_pretrained(told["made"])
+json.dump({{"program": "a program 1.0", "transformers": "5", "seconds": 0.0}}, open(sys.argv[2], "w"))
+"""
+CHANGED = "model.lm_head.weight.mul_(1.1)"
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Puts a script in the place of the program."""
+
+    def put(text: str) -> None:
+        (tmp_path / "llm_compressor.py").write_text(text)
+        monkeypatch.setattr(outside, "PROGRAMS", tmp_path)
+
+    return put
+
+
+def made(workshop, python: str = sys.executable, **options):
+    return workshop.run("external", workshop.model(), workshop.rows(*TEXTS), python=python, **FEW, **options)
+
+
+@pytest.mark.slow
+def test_what_a_program_made_is_read_and_compared(workshop, program):
+    program(SAVES.format(change=CHANGED, lose=""))
+    facts = made(workshop).facts
+    assert facts["program"] == "a program 1.0"
+    assert facts["before"]["kl"] < 1e-9
+    assert facts["parity"]["kl"] < 1e-9
+    assert facts["difference"]["kl"] > 1e-6
+
+
+@pytest.mark.slow
+def test_a_model_that_was_saved_otherwise_than_made_is_refused(workshop, program):
+    program(SAVES.format(change="", lose="model.model.layers[0].mlp.down_proj.weight.zero_()"))
+    with pytest.raises(ModelError, match="do not agree on what it made, read back here"):
+        made(workshop)
+
+
+@pytest.mark.slow
+def test_a_program_that_computes_another_model_is_refused(workshop, program):
+    program(SAVES.format(change="", lose="").replace("with torch", "model.model.norm.weight.data.mul_(2)\nwith torch"))
+    with pytest.raises(ModelError, match="the model, before it changed anything"):
+        made(workshop)
+
+
+def test_a_program_that_fails_has_the_last_word(workshop, program):
+    program("raise SystemExit('the cholesky decomposition failed')")
+    with pytest.raises(PosttrainError, match=r"failed: the cholesky decomposition failed\. All that it printed"):
+        made(workshop)
+
+
+def test_a_package_that_is_not_there_is_named(workshop):
+    with pytest.raises(MachineError, match=r"No module named 'llmcompressor'.*-m pip install llmcompressor"):
+        made(workshop)
+
+
+def test_a_python_that_is_not_there(workshop):
+    with pytest.raises(MachineError, match=r"python3 -m venv ENV && ENV/bin/pip install llmcompressor"):
+        made(workshop, python="nowhere/bin/python")
+
+
+def test_it_is_stopped(tmp_path, program):
+    program("import time\ntime.sleep(60)")
+    job = outside.Job(tmp_path / "folder", tmp_path, stop=lambda: True)
+    with pytest.raises(Stopped, match="The same command begins it again"):
+        outside.run_outside("llm_compressor", sys.executable, {"model": "m"}, job)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(PYTHON is None, reason="LLM_COMPRESSOR_PYTHON names no environment with llm-compressor")
+@pytest.mark.parametrize("solver", ["gptq", "nearest"])
+def test_llm_compressor_itself(workshop, solver):
+    found = made(workshop, str(Path(PYTHON or "")), solver=solver, bits=8, group=None)
+    assert found.facts["parity"]["kl"] < 1e-9, found.facts
+    assert 1e-9 < found.facts["difference"]["kl"] < 1e-2
