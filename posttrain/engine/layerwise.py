@@ -6,7 +6,7 @@ what those before left behind. A block that is done is on the disk; a killed run
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -67,24 +67,40 @@ def compress(
     blocks = Blocks(weights, ids_NT, device, both=solver.looks_back)
     solved: dict[str, tuple[Tensor, ...]] = {}
     told: list[Told] = []
+
+    def put(block: Block, kept: Mapping[str, Any]) -> None:
+        block.module.load_state_dict(kept["rest"], strict=False)
+        solver.put(block, kept["parts"])
+
+    for kept in walk(blocks, lambda block: _solved(blocks, block, solver), put, job):
+        solved |= kept["parts"]
+        told += [Told(**each) for each in kept["told"]]
+    return solved, told
+
+
+def walk(
+    blocks: Blocks,
+    solve: Callable[[Block], dict[str, Any]],
+    put: Callable[[Block, Mapping[str, Any]], None],
+    job: Job,
+) -> Iterator[dict[str, Any]]:
+    """What became of each block, in their order: solved in place, or put in place where a run before this one solved it. Raises
+    Stopped between two of them when asked to."""
     for done, block in enumerate(blocks, 1):
         path = job.scratch / f"layer-{done}.pt"
         kept = read_whole(path)
         if kept is None:
-            kept = _solved(blocks, block, solver)
+            kept = solve(block)
             write_whole(path, kept)
         else:
             blocks.pass_untouched(block)
-            block.module.load_state_dict(kept["rest"], strict=False)
-            solver.put(block, kept["parts"])
-        solved |= kept["parts"]
-        told += [Told(**each) for each in kept["told"]]
+            put(block, kept)
+        yield kept
         job.emit("progress", step=done, of=len(blocks.blocks))
         if done < len(blocks.blocks) and job.stop():
             raise Stopped(
                 f"Stopped after layer {done} of {len(blocks.blocks)}. Run the same command to go on behind it."
             )
-    return solved, told
 
 
 def _solved(blocks: Blocks, block: Block, solver: Solver) -> dict[str, Any]:

@@ -1,15 +1,20 @@
 """Whether two models say the same: asked after drawn tokens, which no model was made for."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from posttrain.functional.divergence import plain_divergence
+from posttrain.schema.artifacts import Model
+from posttrain.schema.errors import ModelError
 
+from .load import load_weights
 from .vocabulary import n_rows
 
 TEXTS, TOKENS = 4, 48
+WRONG = 1e-3  # logits further apart than this, as a share of the largest, are not those of the same model
 
 
 def drawn_ids(n: int) -> Tensor:
@@ -35,3 +40,14 @@ def difference(before: Tensor, after: Tensor) -> dict[str, float]:
         "logits_largest": float(apart.max()),
         "logits_mean": float(apart.mean()),
     }
+
+
+def require_same(expected: Tensor, folder: Path, done: str, why: str) -> None:
+    """Raises ModelError where the model of a folder does not say what is expected of what was `done`, and `why` that may be."""
+    written = load_weights(Model(folder, ""))
+    apart = (drawn_logits(written) - expected.to(next(written.parameters()).device)).abs().max()
+    if not apart <= WRONG * expected.abs().max():
+        raise ModelError(
+            f"{type(written).__name__} {done} does not load as what it was cut to (logits {float(apart):.1e} apart): "
+            f"{why}. Take another model."
+        )

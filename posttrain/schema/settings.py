@@ -45,6 +45,13 @@ Value = bool | int | float | str
 Condition = Value | list[Value] | Range
 
 
+def as_share(value: Any) -> Any:
+    """`40%` is what recipes say."""
+    if isinstance(value, str) and value.endswith("%"):
+        return float(value.removesuffix("%")) / 100
+    return value
+
+
 def _as_names(value: Any) -> Any:
     """A column without a name is called by its number, which recipes write as one."""
     return {role: str(name) for role, name in value.items()} if isinstance(value, dict) else value

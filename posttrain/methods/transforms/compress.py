@@ -34,25 +34,18 @@ from posttrain.models.packed import METHOD
 from posttrain.models.precision import device
 from posttrain.schema.artifacts import Model
 from posttrain.schema.rows import Prompt
-from posttrain.schema.settings import DatasetRef, Settings
+from posttrain.schema.settings import DatasetRef, Settings, as_share
 
 Format = Literal["compressed-tensors", "gguf"]
 BlockType = Literal["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 BLOCK_TYPES: tuple[BlockType, ...] = get_args(BlockType)  # from the largest on
 
 
-def _as_share(value: Any) -> Any:
-    """`40%` is what recipes say."""
-    if isinstance(value, str) and value.endswith("%"):
-        return float(value.removesuffix("%")) / 100
-    return value
-
-
 def _as_formats(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
-Share = Annotated[float | None, BeforeValidator(_as_share)]
+Share = Annotated[float | None, BeforeValidator(as_share)]
 
 
 class Within(Settings):

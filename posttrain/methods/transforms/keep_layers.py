@@ -13,11 +13,9 @@ the rest. Embeddings, head and norms stay as they are.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from posttrain.data.planting import shape_of
 from posttrain.data.read import read
@@ -25,14 +23,12 @@ from posttrain.data.trees import plant
 from posttrain.engine.job import Job
 from posttrain.engine.method import Made, Transform
 from posttrain.models.depth import changes, keep, layers_of
-from posttrain.models.drawn import drawn_logits
+from posttrain.models.drawn import drawn_logits, require_same
 from posttrain.models.load import load_format, load_tokenizer, load_weights, save_weights
 from posttrain.schema.artifacts import Dataset, Model
 from posttrain.schema.errors import ModelError
 from posttrain.schema.rows import Conversation, Row, Text
 from posttrain.schema.settings import DatasetRef
-
-WRONG = 1e-3  # logits further apart than this, as a share of the largest, are not those of the same model
 
 
 @dataclass(frozen=True)
@@ -87,12 +83,15 @@ class KeepLayers(Transform):
         save_weights(weights, tokenizer, job.folder, source=model)
         after, expected = weights.num_parameters(), drawn_logits(weights)
         del weights  # before it is loaded once more
-        _require(expected, job.folder)
+        told = "its configuration says of layers by their number what they are"
+        require_same(expected, job.folder, "with fewer layers", told)
         job.note(
             f"{len(chosen.layers)} of {n} layers kept ({', '.join(map(str, chosen.layers))}): {after:,} weights of {before:,}"
         )
-        told = {} if chosen.changes is None else {"influence": chosen.changes}
-        return Made({"layers": chosen.layers, "layers_before": n, "weights": after, "weights_before": before, **told})
+        changed = {} if chosen.changes is None else {"influence": chosen.changes}
+        return Made(
+            {"layers": chosen.layers, "layers_before": n, "weights": after, "weights_before": before, **changed}
+        )
 
     def _chosen(self, n: int, weights: Any, model: Model, tokenizer: Any, data: Sequence[Dataset]) -> Chosen:
         """Raises ModelError where the model has not layers enough."""
@@ -131,15 +130,3 @@ def _known(layers: Sequence[int], n: int) -> list[int]:
             f"`layers: {list(layers)}` are not some of the model's {n}. Name each once, from 0 to {n - 1}."
         )
     return sorted(layers)
-
-
-def _require(expected: Tensor, folder: Path) -> None:
-    """Raises ModelError where what was written is not what was cut: a model may be told in other ways than by its lists
-    what is special about a layer."""
-    written = load_weights(Model(folder, ""))
-    apart = (drawn_logits(written) - expected).abs().max()
-    if not apart <= WRONG * expected.abs().max():
-        raise ModelError(
-            f"{type(written).__name__} with fewer layers does not load as what it was cut to (logits {float(apart):.1e} apart): "
-            "its configuration says of layers by their number what they are. Take another model."
-        )
