@@ -14,8 +14,8 @@ from posttrain.data.varied_texts import varied_texts
 from posttrain.functional.divergence import plain_divergence
 from posttrain.functional.pretokens import WAYS
 from posttrain.models import llama_cpp
-from posttrain.models.gguf_fields import FILE_TYPES
 from posttrain.models.gguf_file import weights_of, write_gguf
+from posttrain.models.gguf_types import FILE_TYPES
 from posttrain.schema.errors import ModelError
 from tests import gguf_models, tiny
 

@@ -54,7 +54,10 @@ def test_each_type_is_solved_for_itself_and_others_are_exact(workshop, model):
     ("options", "cure"),
     [
         ({"solver": "gptq", "types": ["q4_0"]}, "give `data`, or leave `solver` out"),
-        ({"solver": "gptq", "types": ["f16"], "data": "x"}, "add one of q8_0, q4_0, q4_1, q5_0, q5_1 to `types`"),
+        (
+            {"solver": "gptq", "types": ["f16"], "data": "x"},
+            "add one of q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k to `types`",
+        ),
         ({"types": ["q4_0"], "data": "x"}, "add `solver: gptq`, or leave it out"),
         ({"types": ["q4_0"], "sequences": 4}, "`sequences` does nothing to `solver: stock`"),
     ],
