@@ -57,9 +57,9 @@ def factors(scale: Array, blocks: int, most: int) -> tuple[Array, Array]:
     of = np.asarray(scale, dtype=np.float32).reshape(*scale.shape[:-1], -1, blocks)
     of = np.where(np.abs(of) >= COARSE, np.float32(0), of)
     d = np.abs(of).max(-1) / np.float32(most)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ints = np.where(d[..., None] > 0, of / d[..., None], np.float32(0))
-    whole, half = np.rint(ints), d.astype(np.float16)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        whole = np.rint(np.where(d[..., None] > 0, of / d[..., None], np.float32(0)))
+        half = d.astype(np.float16)
     if not (np.array_equal(half.astype(np.float32), d) and np.array_equal(whole * d[..., None], of)):
         raise ValueError("scales of a super-block are a number in half precision times whole ones, and these are not")
     return half, whole.astype(np.int16)

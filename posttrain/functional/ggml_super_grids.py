@@ -121,6 +121,7 @@ class SuperBlockGrid:
         """(s, m): how many steps scale and offset of each block are, (R, J, S), the closest of some. The largest are the most
         that there are, whatever half precision made of a step, so that the steps can be told from the products."""
         most, scale, sizes = self.of.most, wished[0], _sizes(wished)
+        most_below = most if self.of.has_min else 0
         top = [size >= size.amax(-1, keepdim=True) for size in sizes]
         first = [(size / step.clamp(min=TINY)).round_() for size, step in zip(sizes, steps, strict=True)]
         least: Tensor | None = None
@@ -128,7 +129,7 @@ class SuperBlockGrid:
         for more in NEIGHBOURS:
             s = torch.where(top[0], most, (first[0] + more).clamp(1, most)) * torch.where(scale < 0, -1, 1)
             for lower in NEIGHBOURS if self.of.has_min else (0,):
-                m = torch.where(top[1], most, (first[1] + lower).clamp(0, most))
+                m = torch.where(top[1], most_below, (first[1] + lower).clamp(0, most))
                 stored = _products((s, m), steps)
                 error = _error(x, w, self.nearest(x, *stored), *stored)
                 better = error < least if least is not None else torch.ones_like(error, dtype=torch.bool)
