@@ -13,7 +13,16 @@ from posttrain.data.ggml_vocab import Vocab
 from posttrain.functional.ggml_blocks import Array
 from posttrain.models import llama_cpp
 from posttrain.models.gguf_file import Blocks, layouts, tensors_in, write_gguf
-from posttrain.models.gguf_types import BLENDS, GgufType, TensorType, default_embedding, fell_back, is_matrix, type_of
+from posttrain.models.gguf_types import (
+    GgufType,
+    TensorType,
+    default_embedding,
+    fell_back,
+    fitting,
+    is_blend,
+    is_matrix,
+    is_ours,
+)
 
 from .files import readable
 from .job import Job
@@ -52,12 +61,10 @@ class Writer:
         type, and what fell back."""
         path = self.job.folder / f"model-{kind.upper()}.gguf"
         embedding = self.embedding or default_embedding(kind)
-        if kind in BLENDS:
+        if is_blend(kind):
             width = self.weights.get_input_embeddings().weight.shape[1]
-            llama_cpp.quantise(
-                exact, path, kind, type_of("output.weight", (1, width), kind, embedding), self._by_place()
-            )
-        else:
+            llama_cpp.quantise(exact, path, kind, fitting(embedding, width), self._by_place())
+        elif is_ours(kind):
             config = self.weights.config
             write_gguf(path, self.weights.state_dict(), config, self.vocab, kind, embedding, solved, self.matters)
         tensors, size = tensors_in(path), path.stat().st_size
@@ -81,7 +88,7 @@ class Writer:
                 f"nothing is known of what {len(unknown)} matrices read, such as {unknown[0]}: columns count alike"
             )
         alike = {name: np.ones((*shapes[name][:-2], shapes[name][-1]), dtype=np.float32) for name in unknown}
-        return {name: known.get(name, alike.get(name)) for name in shapes}
+        return {name: known[name] if name in known else alike[name] for name in shapes}
 
 
 def _in_any_layer(name: str) -> str:

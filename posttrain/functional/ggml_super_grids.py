@@ -69,8 +69,8 @@ class SuperBlockGrid:
         """(R, J, S, B) -> scales and offsets as they are stored, (R, J, S)."""
         best = _Closest(self, x, w, together=True)
         wished = self._wished(x, w)
-        largest = (size.amax(-1, keepdim=True) for size in _sizes(wished))
-        steps = tuple(_half(size / self.of.most) for size in largest)
+        largest, lowest = (size.amax(-1, keepdim=True) for size in _sizes(wished))
+        steps = _half(largest / self.of.most), _half(lowest / self.of.most)
         for _ in range(ROUNDS):
             whole = self._whole(x, w, wished, steps)
             for _ in range(ROUNDS):
@@ -215,8 +215,9 @@ def round_super_blocks(kind: str, weights: Array, matters: Array | None = None) 
     if x.dim() > 2:
         each = matters if matters is not None else [None] * len(weights)
         parts = [round_super_blocks(kind, *pair) for pair in zip(weights, each, strict=True)]
-        q, scale, offset = ([one[i] for one in parts] for i in range(3))
-        return np.stack(q), np.stack(scale), np.stack(offset) if grid.of.has_min else None
+        offsets = [one[2] for one in parts if one[2] is not None]
+        q, scale = np.stack([one[0] for one in parts]), np.stack([one[1] for one in parts])
+        return q, scale, np.stack(offsets) if offsets else None
     groups = x.reshape(len(x), -1, grid.group)
     worth = (
         torch.ones(groups.shape[1:]) if matters is None else torch.from_numpy(matters).float().reshape(groups.shape[1:])

@@ -6,7 +6,7 @@ ggml.h (https://github.com/ggml-org/llama.cpp). Rows that are no whole blocks be
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 from posttrain.functional.ggml_blocks import BLOCK, GRIDS
 from posttrain.functional.ggml_super_blocks import SUPER, SUPER_GRIDS
@@ -40,6 +40,21 @@ EMBEDDED = ("token_embd.weight", "output.weight")
 EXACT = ("ffn_gate_inp.weight", "position_embd.weight")  # llama.cpp computes with these in fp32
 
 
+def is_blend(kind: GgufType) -> TypeGuard[Blend]:
+    """Whether llama.cpp itself writes files of this type."""
+    return kind in BLENDS
+
+
+def is_ours(kind: GgufType) -> TypeGuard[TensorType]:
+    """Whether files of this type are written here."""
+    return kind not in BLENDS
+
+
+def is_solvable(kind: GgufType) -> TypeGuard[TensorType]:
+    """Whether matrices of this type can be solved for."""
+    return kind in SOLVABLE
+
+
 def columns_in_a_block(kind: str) -> int:
     """Of a type, or of most of a blend: rows must be whole blocks."""
     if kind in SUPER_GRIDS or (kind in BLENDS and kind != "iq4_nl"):
@@ -59,7 +74,7 @@ def is_matrix(name: str, shape: Sequence[int]) -> bool:
     return len(shape) > 1 and not name.endswith(EXACT) and name not in EMBEDDED
 
 
-def type_of(name: str, shape: Sequence[int], kind: GgufType, embedding: TensorType) -> TensorType:
+def type_of(name: str, shape: Sequence[int], kind: TensorType, embedding: TensorType) -> TensorType:
     """The type of a tensor of the file: vectors stay exact, and rows that are no whole blocks fall back."""
     if len(shape) < 2 or name.endswith(EXACT):
         return "f32"
@@ -68,7 +83,7 @@ def type_of(name: str, shape: Sequence[int], kind: GgufType, embedding: TensorTy
 
 def default_embedding(kind: GgufType) -> TensorType:
     """What embeddings and head are written in: they tell tokens apart, and are worth more than four or five bits."""
-    return kind if kind in ("f32", "f16", "bf16") else "q8_0"  # type: ignore[return-value]
+    return kind if kind in ("f32", "f16", "bf16") else "q8_0"
 
 
 def fell_back(

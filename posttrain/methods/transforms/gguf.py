@@ -32,14 +32,22 @@ from posttrain.engine.calibrating import Calibrated, calibration
 from posttrain.engine.gguf_writing import Writer
 from posttrain.engine.importance import importance
 from posttrain.engine.job import Job
-from posttrain.engine.layerwise import write_report
+from posttrain.engine.layerwise import Told, write_report
 from posttrain.engine.method import Made, Transform
 from posttrain.functional.ggml_super_blocks import SUPER_GRIDS
 from posttrain.models import llama_cpp
 from posttrain.models.drawn import difference, drawn_logits
 from posttrain.models.gguf_families import family_of
 from posttrain.models.gguf_file import Blocks, gguf_package, weights_of
-from posttrain.models.gguf_types import BLENDS, NEED_DATA, SOLVABLE, GgufType, TensorType, refuse_by_name_alone
+from posttrain.models.gguf_types import (
+    BLENDS,
+    NEED_DATA,
+    SOLVABLE,
+    GgufType,
+    TensorType,
+    is_solvable,
+    refuse_by_name_alone,
+)
 from posttrain.models.load import load_tokenizer, load_weights
 from posttrain.models.vocabulary import n_rows
 from posttrain.schema.artifacts import Model
@@ -140,10 +148,11 @@ class GGUF(Calibrated, Transform):
         """The matrices of each type in blocks, where they are solved, and a file that says what became of them."""
         if self.solver == "stock" or ids is None:
             return {}
-        solved, report = {}, {}
-        for kind in (each for each in self.types if each in SOLVABLE):
-            solved[str(kind)], report[str(kind)] = solved_blocks(job, model, ids, kind, self.correct)
-            told = [each for each in report[str(kind)] if not each.fallback]
+        solved: dict[str, Mapping[str, Blocks]] = {}
+        report: dict[str, list[Told]] = {}
+        for kind in (each for each in self.types if is_solvable(each)):
+            solved[kind], report[kind] = solved_blocks(job, model, ids, kind, self.correct)
+            told = [each for each in report[kind] if not each.fallback]
             error, before = (fmean(getattr(each, name) for each in told) for name in ("error", "nearest"))
             job.note(
                 f"{kind}: the layers' outputs change by {error:.2g} of what they are, {before:.2g} if rounded to nearest"
