@@ -19,8 +19,8 @@ from posttrain.functional.rounding import Rounded
 from posttrain.models import llama_cpp
 from posttrain.models.drawn import difference, drawn_logits
 from posttrain.models.gguf_families import family_of
-from posttrain.models.gguf_fields import FILE_TYPES
 from posttrain.models.gguf_file import Blocks, weights_of, write_gguf
+from posttrain.models.gguf_types import FILE_TYPES
 from posttrain.models.load import load_tokenizer
 from posttrain.models.vocabulary import n_rows
 from posttrain.schema.artifacts import Model
@@ -28,6 +28,7 @@ from posttrain.schema.errors import ModelError
 
 from .files import copy_beside, readable
 from .for_llama_cpp import vocab_of
+from .gguf_writing import Writer
 from .job import Job
 from .layerwise import Parts, Told, write_report
 from .method import Made
@@ -62,21 +63,19 @@ def told(vocab: Vocab) -> dict[str, Any]:
     return {"model": vocab.model, "pre": vocab.pre, **vocab.checked, "notes": list(vocab.notes)}
 
 
-def parity(job: Job, model: Model, weights: Any, vocab: Vocab, compare: Asked) -> dict[str, Any]:
-    """What llama.cpp itself found, where it is asked. Raises ModelError where it differs."""
-    if compare == "never":
-        return {}
-    if not llama_cpp.installed():
+def is_asked(job: Job, compare: Asked) -> bool:
+    """Whether llama.cpp is asked what it says to the file in fp32."""
+    if compare == "auto" and not llama_cpp.installed():
         job.note(
             "llama.cpp was not asked: after `pip install 'posttrain[llama]'` it compares the next file with its model"
         )
-        return {}
-    path = job.scratch / "exact.gguf"
-    try:
-        write_gguf(path, weights.state_dict(), weights.config, vocab, "f32")
-        found = llama_cpp.compare(path, Path(model.path), weights, vocab)
-    finally:
-        path.unlink(missing_ok=True)
+        return False
+    return compare != "never"
+
+
+def parity(job: Job, model: Model, weights: Any, vocab: Vocab, exact: Path) -> dict[str, Any]:
+    """What llama.cpp itself found of the file in fp32. Raises ModelError where it differs."""
+    found = llama_cpp.compare(exact, Path(model.path), weights, vocab)
     job.note(f"llama.cpp agrees: {found['texts']} texts, logits within {found['logits_largest']:.1e}")
     return {"verified": "llama.cpp", "parity": found}
 
@@ -107,7 +106,10 @@ def written(
     job.note(f"{path.name}: {readable(path.stat().st_size)}")
     copy_beside(model, job.folder)
     write_report(job.folder, report)
-    verified = {"verified": "tokenizer rules, read back", **parity(job, model, weights, vocab, "auto")}
+    verified: dict[str, Any] = {"verified": "tokenizer rules, read back"}
+    asked = is_asked(job, "auto")
+    with Writer(job, weights, vocab).exact(wanted=asked) as exact:
+        verified |= parity(job, model, weights, vocab, exact) if asked else {}
     difference = read_back(path, str(most), weights, drawn_logits(weights))
     n_weights = sum(each.q.size for each in solved.values())
     size = sum(each.q.size // BLOCK * GRIDS[each.kind].bytes for each in solved.values())

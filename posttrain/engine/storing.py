@@ -16,10 +16,11 @@ from posttrain.functional.budget import Kind
 from posttrain.functional.ggml_blocks import BLOCK, GRIDS
 from posttrain.functional.ggml_grids import BlockGrid
 from posttrain.functional.rounding import Grid, Integers
-from posttrain.models.gguf_file import GgufType, as_stored, layouts
+from posttrain.models.gguf_file import as_stored, layouts
+from posttrain.models.gguf_types import TensorType
 
 PROBE = 4  # bits
-REST: GgufType = "q8_0"
+REST: TensorType = "q8_0"
 """The type of what is neither rounded nor a vector: embeddings and head, experts in one block."""
 
 

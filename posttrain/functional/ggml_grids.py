@@ -60,8 +60,8 @@ class BlockGrid:
 
 def blocks_of(kind: str, rounded: Rounded) -> tuple[Array, Array, Array | None]:
     """(q, d, m) of a matrix that was rounded to a `BlockGrid`, as `ggml_blocks.pack_blocks` takes them."""
-    q = rounded.ints.numpy().astype("int16") + GRIDS[kind].zero
-    return q, rounded.scale.numpy(), rounded.offset.numpy() if GRIDS[kind].has_min else None
+    q = rounded.ints.cpu().numpy().astype("int16") + GRIDS[kind].zero
+    return q, rounded.scale.cpu().numpy(), rounded.offset.cpu().numpy() if GRIDS[kind].has_min else None
 
 
 def _half(x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ Shapes: R rows (outputs), C columns (inputs), K groups in a row, each of C / K c
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -62,6 +62,14 @@ class Grid(Protocol):
 
     def rescaled(self, wanted: Tensor, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
         """The scale nearest to a wanted one that can be stored in place of `scale`, and the offset that goes with it."""
+
+
+@runtime_checkable
+class Searching(Grid, Protocol):
+    """A grid whose groups depend on one another, so that it must look for all of their scales itself."""
+
+    def search(self, groups: Tensor, matters: Tensor) -> tuple[Tensor, Tensor]:
+        """The same as `fit`, with how much each column of a group matters, (K, C / K)."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,8 @@ def fit(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> tuple[T
     their inputs are, a group may give up its largest weights where that lowers the weighted squared error."""
     rows, columns = weight.shape
     groups = weight.reshape(rows, -1, grid.group or columns)
+    if importance is not None and isinstance(grid, Searching):
+        return grid.search(groups, importance.reshape(groups.shape[1:]))
     best = grid.fit(groups)
     if importance is None:
         return best

@@ -18,8 +18,8 @@ from posttrain.functional.ggml_blocks import Array
 from posttrain.schema.errors import ModelError
 
 from .gguf_families import Family
+from .gguf_types import FILE_TYPES
 
-FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bf16": 32}
 ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 

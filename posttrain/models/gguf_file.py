@@ -13,31 +13,29 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from posttrain.data.ggml_vocab import Vocab
-from posttrain.functional.ggml_blocks import BLOCK, GRIDS, Array, pack_blocks, round_blocks
+from posttrain.functional.ggml_blocks import GRIDS, Array, pack_blocks, round_blocks
+from posttrain.functional.ggml_super_blocks import SUPER_GRIDS, pack_super_blocks
+from posttrain.functional.ggml_super_grids import round_super_blocks
 from posttrain.schema.errors import MissingExtra, ModelError
 
 from .gguf_families import Laid, family_of, layout_of
 from .gguf_fields import ROPE_TENSORS, model_fields, rope_tensors, vocab_fields
-
-GgufType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
-FALLBACK: GgufType = "f16"  # for rows that are no whole blocks
-EMBEDDED = ("token_embd.weight", "output.weight")
-EXACT = ("ffn_gate_inp.weight", "position_embd.weight")  # llama.cpp computes with these in fp32
+from .gguf_types import TensorType, default_embedding, type_of
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A matrix (out, in) that a solver has rounded: integers q (out, in), scales d and smallest values m (out, in / 32)
-    as `functional.ggml_blocks` packs them. They are written as they are."""
+    """A matrix (out, in) that a solver has rounded: integers q (out, in), scales d and smallest values m of each block, as
+    `functional.ggml_blocks` or, of super-blocks, `functional.ggml_super_blocks` packs them. They are written as they are."""
 
-    kind: GgufType
+    kind: TensorType
     q: Array
     d: Array
     m: Array | None = None
@@ -48,7 +46,7 @@ class Plan:
     """What is written for one tensor of the file."""
 
     name: str
-    kind: GgufType
+    kind: TensorType
     shape: tuple[int, ...]
 
 
@@ -73,32 +71,20 @@ def layouts(config: Any, names: Sequence[str]) -> dict[str, Laid]:
     return {name: layout_of(name, config, family, known) for name in kept}
 
 
-def type_of(name: str, shape: Sequence[int], kind: GgufType, embedding: GgufType) -> GgufType:
-    """The type of a tensor of the file: vectors stay exact, and rows that are no whole blocks fall back."""
-    if len(shape) < 2 or name.endswith(EXACT):
-        return "f32"
-    wanted = embedding if name in EMBEDDED else kind
-    return FALLBACK if wanted in GRIDS and shape[-1] % BLOCK else wanted
-
-
-def default_embedding(kind: GgufType) -> GgufType:
-    """What embeddings and head are written in: they tell tokens apart, and are worth more than four or five bits."""
-    return "q8_0" if kind in GRIDS else kind
-
-
 def write_gguf(
     path: Path,
     tensors: Mapping[str, Tensor],
     config: Any,
     vocab: Vocab,
-    kind: GgufType,
-    embedding: GgufType | None = None,
+    kind: TensorType,
+    embedding: TensorType | None = None,
     blocks: Mapping[str, Blocks] | None = None,
+    matters: Mapping[str, Array] | None = None,
     extra: Mapping[str, Any] | None = None,
-) -> dict[str, GgufType]:
+) -> dict[str, TensorType]:
     """Writes a file of tensors by transformers' names, one at a time, and gives the type of each by the file's names.
-    `blocks` holds what a solver has rounded already, `extra` more fields. Raises ModelError, MissingExtra, and OSError
-    with ENOSPC on a full disk."""
+    `blocks` holds what a solver has rounded already, `matters` what the columns of a matrix are worth to rounding in
+    super-blocks, `extra` more fields. Raises ModelError, MissingExtra, and OSError with ENOSPC on a full disk."""
     package = gguf_package("Writing a GGUF file")
     family, solved = family_of(config), blocks or {}
     laid, divisors = layouts(config, list(tensors)), rope_tensors(config, family)
@@ -115,7 +101,8 @@ def write_gguf(
         _add(writer, key, value)
     for plan in plans.values():
         _announce(writer, package, plan)
-    arrays = (_arrays(name, tensors[name], way, plans, solved.get(name)) for name, way in laid.items())
+    worth = matters or {}
+    arrays = (_arrays(name, tensors[name], way, plans, solved.get(name), worth.get(name)) for name, way in laid.items())
     with _told_of_full_disk(path), closing(writer):
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -134,7 +121,7 @@ def _announce(writer: Any, package: Any, plan: Plan) -> None:
 
 
 def _plans(
-    shape: tuple[int, ...], way: Laid, kind: GgufType, embedding: GgufType, solved: Blocks | None
+    shape: tuple[int, ...], way: Laid, kind: TensorType, embedding: TensorType, solved: Blocks | None
 ) -> Iterator[Plan]:
     """What one tensor becomes."""
     shape = way.shape(shape)
@@ -142,36 +129,41 @@ def _plans(
         yield Plan(name, solved.kind if solved else type_of(name, shape, kind, embedding), shape)
 
 
-def _arrays(name: str, tensor: Tensor, way: Laid, plans: Mapping[str, Plan], solved: Blocks | None) -> Iterator[Array]:
+def _arrays(
+    name: str, tensor: Tensor, way: Laid, plans: Mapping[str, Plan], solved: Blocks | None, worth: Array | None
+) -> Iterator[Array]:
     """The bytes of one tensor, for each of its places in the file."""
     if solved:
+        pack = pack_super_blocks if solved.kind in SUPER_GRIDS else pack_blocks
         parts = [way.there(np.asarray(part), turn=False) for part in (solved.q, solved.d, solved.m) if part is not None]
         for each in zip(*parts, strict=True):
-            yield pack_blocks(solved.kind, *each)
+            yield pack(solved.kind, *each)
         return
     there = way.there(tensor.detach().float().cpu().numpy())
     for place, array in zip(way.names, there, strict=True):
-        yield _encoded(name, array, plans[place].kind)
+        yield _encoded(name, array, plans[place].kind, worth)
 
 
-def as_stored(name: str, tensor: Tensor, way: Laid, kind: GgufType) -> tuple[Tensor, int]:
+def as_stored(name: str, tensor: Tensor, way: Laid, kind: TensorType) -> tuple[Tensor, int]:
     """What a tensor stands for once it is written in a type, and its bytes in the file."""
     package = gguf_package("A GGUF file")
     embedding, arrays, size = default_embedding(kind), [], 0
     for place, array in zip(way.names, way.there(tensor.detach().float().cpu().numpy()), strict=True):
         kept = type_of(place, array.shape, kind, embedding)
-        data = _encoded(name, array, kept)
+        data = _encoded(name, array, kept, None)
         back = package.quants.dequantize(data, package.GGMLQuantizationType[kept.upper()])
         arrays.append(np.asarray(back, dtype=np.float32).reshape(array.shape))
         size += data.nbytes
     return torch.from_numpy(np.ascontiguousarray(way.back(tuple(arrays)))), size
 
 
-def _encoded(name: str, array: Array, kind: GgufType) -> Array:
+def _encoded(name: str, array: Array, kind: TensorType, worth: Array | None) -> Array:
     if not np.isfinite(array).all():
         raise ModelError(f"{name} holds numbers that are not finite. Train the model again, at a lower learning rate.")
     if kind in GRIDS:
         return pack_blocks(kind, *round_blocks(kind, array))
+    if kind in SUPER_GRIDS:
+        return pack_super_blocks(kind, *round_super_blocks(kind, array, worth))
     if kind == "f32":
         return np.ascontiguousarray(array, dtype=np.float32)
     if kind == "bf16":
@@ -226,6 +218,15 @@ def fields_in(path: Path) -> dict[str, Any]:
         return {key: field.contents() for key, field in package.GGUFReader(path).fields.items()}
     except (OSError, ValueError, IndexError, KeyError, RuntimeError) as error:
         raise ModelError(f"{path} cannot be read as a GGUF file ({error}). Write it again.") from error
+
+
+def tensors_in(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type and the shape of every tensor of a file."""
+    reader = gguf_package("Reading a GGUF file").GGUFReader(path)
+    return {
+        each.name: (each.tensor_type.name.lower(), tuple(int(n) for n in reversed(each.shape)))
+        for each in reader.tensors
+    }
 
 
 def _decoded(package: Any, tensor: Any) -> Array:

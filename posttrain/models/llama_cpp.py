@@ -1,12 +1,14 @@
-"""llama.cpp asked the same as the model: tokens, logits, the text that follows, the chat template.
+"""llama.cpp asked the same as the model: tokens, logits, the text that follows, the chat template; and its own rounding of a file.
 
-The file is the model in fp32 and the cache is too, without flash attention: what differs then is a mistake in writing
+The file that is asked is the model in fp32 and the cache is too, without flash attention: what differs then is a mistake in writing
 the file, not rounding. A mixture of experts chooses others already where the cache has half precision.
 """
 
+import ctypes
 import importlib
 import importlib.util
 from collections import deque
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,12 @@ from torch import Tensor
 from posttrain.data.ggml_match import compared_texts
 from posttrain.data.ggml_vocab import Source, Vocab, read_source
 from posttrain.data.varied_texts import varied_texts
+from posttrain.functional.ggml_blocks import Array
 from posttrain.schema.errors import MissingExtra, ModelError
 
 from .gguf_fields import context_of
+from .gguf_file import gguf_package
+from .gguf_types import FILE_TYPES, Blend, TensorType
 
 F32 = 0  # ggml's number of the type
 N_CONTEXT, N_WRITTEN = 256, 24
@@ -34,10 +39,10 @@ def installed() -> bool:
     return importlib.util.find_spec("llama_cpp") is not None
 
 
-def require() -> None:
-    """Raises MissingExtra where the package is not there."""
+def require(wanted: str) -> None:
+    """Raises MissingExtra where the package is not there, which names what is `wanted` of it."""
     if not installed():
-        raise MissingExtra("llama_cpp", "llama", "`compare: always`")
+        raise MissingExtra("llama_cpp", "llama", wanted)
 
 
 @cache
@@ -72,6 +77,30 @@ def _opened(path: Path, **options: Any) -> Any:
     except (ValueError, RuntimeError, OSError) as error:
         why = next((line for line in reversed(HEARD) if "error" in line), str(error))
         raise _bad(path, f"it does not load ({why})") from error
+
+
+def quantise(exact: Path, path: Path, kind: Blend, embedding: TensorType, matters: Mapping[str, Array]) -> None:
+    """Writes a file in fp32 again, as a blend: llama.cpp chooses the type of every matrix but of embeddings and head, and rounds.
+    `matters` is what columns are worth, by the file's names, of all experts one behind the other. Raises ModelError where llama.cpp
+    does not."""
+    llama, types = package(), gguf_package(f"`{kind}`").GGMLQuantizationType
+    HEARD.clear()
+    kept = [np.ascontiguousarray(each, dtype=np.float32).ravel() for each in matters.values()]  # as long as it reads
+    listed = (llama.llama_model_imatrix_data * (len(kept) + 1))()  # the last one is empty, and ends it
+    for entry, name, each in zip(listed, matters, kept, strict=False):
+        entry.name, entry.size = name.encode(), each.size
+        entry.data = each.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    options = llama.llama_model_quantize_default_params()
+    options.ftype, options.nthread = FILE_TYPES[kind], torch.get_num_threads()
+    options.token_embedding_type = options.output_tensor_type = types[embedding.upper()].value
+    if kept:
+        options.imatrix = listed
+    if llama.llama_model_quantize(str(exact).encode(), str(path).encode(), ctypes.byref(options)) != 0:
+        path.unlink(missing_ok=True)
+        why = next((line for line in reversed(HEARD) if "rror" in line or "failed" in line), "it does not say why")
+        raise ModelError(
+            f"llama.cpp does not round this model to {kind} ({why}). Write another type, and tell it in an issue with config.json."
+        )
 
 
 def compare(path: Path, folder: Path, weights: Any, vocab: Vocab, farthest: float = FARTHEST) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def test_a_way_that_is_only_written_differently_is_found_by_the_texts(tmp_path):
 
 def test_an_unknown_way_is_refused(tmp_path):
     with pytest.raises(
-        ModelError, match=r"none of the \d+ known ways.*differs on \d+ of 240 texts.*Take a model whose"
+        ModelError, match=rf"none of the \d+ known ways.*differs on \d+ of {N_TEXTS} texts.*Take a model whose"
     ):
         read_vocab(folder_of(tmp_path, gguf_models.byte_level("unknown")), 720)
 
@@ -162,7 +162,7 @@ def test_a_fallback_without_all_bytes_is_refused(tmp_path):
 
 def test_another_reading_by_transformers_is_seen(tmp_path):
     folder = folder_of(tmp_path, gguf_models.byte_level("qwen2"))
-    assert len(compared_with(folder, tiny.tokenizer())) > 200
+    assert len(compared_with(folder, tiny.tokenizer())) > 500
     from transformers import PreTrainedTokenizerFast
 
     assert compared_with(folder, PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))) == []

@@ -1,5 +1,8 @@
 """How llama.cpp cuts texts: pieces by hand, and the same text whatever the way."""
 
+import re
+from itertools import combinations
+
 import pytest
 
 from posttrain.data.varied_texts import N_TEXTS, varied_texts
@@ -30,10 +33,36 @@ def test_pieces_by_hand(name, text, wanted):
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.name)
 def test_nothing_is_lost_or_added(way):
     texts = varied_texts(["<|end|>"])
-    assert len(texts) == len(set(texts)) == N_TEXTS >= 200
+    assert len(texts) == len(set(texts)) == N_TEXTS >= 500
     for text in texts:
         assert "".join(pieces(text, way.patterns)) == text
         assert all(pieces(text, way.patterns))
+
+
+def test_another_way_shows():
+    """On many texts, whichever two ways are taken for one another."""
+    texts = varied_texts()
+    names = ("gpt-2", "llama-bpe", "qwen2", "smollm", "tekken", "gpt-4o", "deepseek-v3", "falcon")
+    cut = {name: [pieces(text, WAY[name]) for text in texts] for name in names}
+    for one, other in combinations(names, 2):
+        assert sum(a != b for a, b in zip(cut[one], cut[other], strict=True)) > 40, (one, other)
+
+
+@pytest.mark.parametrize(
+    ("hard", "times"),
+    [
+        ("[一-龥]", 50),  # Chinese
+        ("[\U0001f000-\U0001faff\ufe0f]\u200d", 20),  # joined emoji
+        ("[\x01-\x08\x0e-\x1f\x7f-\x9f]", 40),  # control characters
+        (r"\d{12}", 20),
+        (r" {6}|\t\t\t", 30),
+        (r"\n[ \t]+\S.*\n", 10),  # code
+        ("[A-Za-z][а-я]|[а-я][A-Za-z]|[a-z][一-龥]", 8),  # scripts in one word
+        (r"<\|end\|>", 40),
+    ],
+)
+def test_what_is_hard_is_there(hard, times):
+    assert sum(bool(re.search(hard, text)) for text in varied_texts(["<|end|>"])) > times
 
 
 def test_letters_beyond_ascii_are_capitals_and_small_at_once():

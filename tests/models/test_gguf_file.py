@@ -19,10 +19,10 @@ from posttrain.models.gguf_file import (
     gguf_package,
     gguf_weights,
     read_gguf,
-    type_of,
     weights_of,
     write_gguf,
 )
+from posttrain.models.gguf_types import type_of
 from posttrain.schema.errors import MissingExtra, ModelError
 from tests import gguf_models, tiny
 
