@@ -8,6 +8,7 @@ from torch import Tensor
 from posttrain.functional.ggml_blocks import BLOCK
 from posttrain.functional.ggml_grids import BlockGrid, blocks_of
 from posttrain.functional.rounding import DAMP, Rounded
+from posttrain.models.expert_blocks import stacked
 from posttrain.models.gguf_file import Blocks, GgufType
 from posttrain.models.matrices import decoder, matrices_in
 from posttrain.models.precision import device
@@ -30,4 +31,5 @@ def solved_blocks(
     scratch.mkdir(exist_ok=True)
     solver = Matrices(grids, search=True, damp=DAMP, correct=correct)
     parts, told = compress(weights, ids_NT, solver, device(), replace(job, scratch=scratch))
-    return {f"{name}.weight": Blocks(kind, *blocks_of(kind, Rounded(*part))) for name, part in parts.items()}, told
+    blocks = {name: Blocks(kind, *blocks_of(kind, Rounded(*part))) for name, part in parts.items()}
+    return stacked(weights, blocks), told

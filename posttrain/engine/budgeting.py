@@ -25,13 +25,14 @@ from .solving import Matrices
 
 @dataclass
 class Mixtures:
-    """The mixtures of a model's matrices after n steps down. `others` are the bytes of what is not rounded, `n_weights` the
-    number of what is; `known` are measured losses."""
+    """The mixtures of a model's matrices after n steps down. `names` are the matrices and what each is treated with, `others` the
+    bytes of what is not rounded, `n_weights` the number of what is; `known` are measured losses."""
 
     model: Model
     ids: Tensor
     aside: Aside
     options: Mapping[str, Sequence[Option]]
+    names: Mapping[str, str]
     grids: Mapping[int, Integers]
     correct: float
     others: float
@@ -45,20 +46,24 @@ class Mixtures:
 
     def bits(self, n: int) -> dict[str, int]:
         """The bits of each matrix."""
-        return chosen(self.options, self.taken[:n])
+        bits = self._bits(n)
+        return {name: bits[unit] for name, unit in self.names.items()}
 
     def of(self, n: int) -> dict[str, Integers]:
         """What each matrix may become."""
         return {name: self.grids[bits] for name, bits in self.bits(n).items()}
 
+    def _bits(self, n: int) -> dict[str, int]:
+        return chosen(self.options, self.taken[:n])
+
     def bytes(self, n: int) -> float:
         """Bytes of all matrices."""
-        bits = self.bits(n)
+        bits = self._bits(n)
         return sum(option.bytes for name, each in self.options.items() for option in each if option.name == bits[name])
 
     def predicted(self) -> list[float]:
         """The sum of the losses of single matrices after 0, 1, ... steps."""
-        bits = self.bits(0)
+        bits = self._bits(0)
         start = sum(option.loss for name, each in self.options.items() for option in each if option.name == bits[name])
         return list(accumulate((step.lost for step in self.taken), initial=start))
 

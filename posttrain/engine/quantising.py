@@ -10,15 +10,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from posttrain.functional.rounding import Integers, Rounded
+from posttrain.models.expert_names import patterns_of, with_parts_called
 from posttrain.models.load import load_tokenizer, save_weights
-from posttrain.models.matrices import matrices_in, others_in
+from posttrain.models.matrices import matrices_in
 from posttrain.models.packed import METHOD, configuration, packed_state
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import UsageError
 from posttrain.schema.settings import Settings
 
 from .job import Job
-from .layerwise import Parts, Told, write_report
+from .layerwise import Parts, Told, tell_what_is_left, write_report
 from .method import Made, Transform
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,13 +70,17 @@ class Packing(Transform):
         """The artifact: matrices as integers, all else as it is, and what became of each matrix."""
         packed = {name: (Rounded(*parts[name]), grid) for name, grid in grids.items()}
         left = [name for name, m in weights.named_modules() if isinstance(m, nn.Linear) and name not in packed]
-        if others := others_in(weights):
-            job.note(f"{len(others)} blocks of weights are no plain matrices and stay as they are, such as {others[0]}")
-        weights.config.quantization_config = configuration(packed, left)
+        others = tell_what_is_left(job, weights, told)
+        modules = [name.removesuffix(".weight") for name in others if name.endswith(".weight")]
+        weights.config.quantization_config = configuration(
+            packed, left + modules, lambda names: patterns_of(weights, names)
+        )
         state = packed_state(weights.to(DTYPES[self.dtype]).state_dict(), packed)
+        facts = _facts(state, packed, left + others, told)
+        state = with_parts_called(weights, state)
         save_weights(weights, load_tokenizer(model), job.folder, source=model, state=state)
         write_report(job.folder, told)
-        return Made(_facts(state, packed, left + others, told), METHOD)
+        return Made(facts, METHOD)
 
 
 class Quantising(Packing):

@@ -6,7 +6,7 @@ Small changes lose in proportion to their square, and only small losses add up o
 alone and measured, and what other numbers of bits lose follows from how far they round. Shapes: N texts of T tokens, D width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from posttrain.functional.budget import Option
 from posttrain.functional.divergence import Head, token_divergence
 from posttrain.functional.rounding import Integers, fit, nearest
-from posttrain.models.matrices import matrices_in
+from posttrain.models.matrices import units_in
 from posttrain.schema.errors import ModelError
 
 from .checkpoint import read_whole, write_whole
@@ -70,30 +70,34 @@ def _states(weights: Any, ids: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sensitivities(weights: Any, aside: Aside, grids: Mapping[int, Integers], job: Job) -> dict[str, list[Option]]:
-    """For each matrix and number of bits its bytes, and what rounding it alone loses. What is known is on the disk, matrix by
-    matrix."""
+    """For each matrix, or all experts of a layer, and number of bits its bytes, and what rounding it alone loses. What is known is
+    on the disk, one by one."""
     path = job.scratch / "sensitivities.pt"
     known: dict[str, float] = read_whole(path) or {}
-    matrices = matrices_in(weights)
+    alike = units_in(weights)
     probe = replace(next(iter(grids.values())), bits=PROBE)
     found: dict[str, list[Option]] = {}
-    for done, (name, matrix) in enumerate(matrices.items(), 1):
-        weight = matrix.weight.clone()
-        rounded = _rounded(weight, probe)
+    for done, (name, matrices) in enumerate(alike.items(), 1):
+        before = [matrix.weight.clone() for matrix in matrices.values()]
         if name not in known:
-            matrix.weight.copy_(rounded)
+            for matrix in matrices.values():
+                matrix.weight.copy_(_rounded(matrix.weight, probe))
             known[name] = max(aside.kl(weights), 0.0)  # rounding of floats may leave less than nothing
-            matrix.weight.copy_(weight)
+            for matrix, weight in zip(matrices.values(), before, strict=True):
+                matrix.weight.copy_(weight)
             write_whole(path, known)
-        per_square = known[name] / float((weight - rounded).square().sum().clamp(min=1e-30))
+        per_square = known[name] / max(_moved(before, probe), 1e-30)
         found[name] = [
-            Option(
-                bits, stored_bytes(weight, grid), per_square * float((weight - _rounded(weight, grid)).square().sum())
-            )
+            Option(bits, sum(stored_bytes(weight, grid) for weight in before), per_square * _moved(before, grid))
             for bits, grid in grids.items()
         ]
-        job.emit("progress", step=done, of=len(matrices))
+        job.emit("progress", step=done, of=len(alike))
     return found
+
+
+def _moved(weights: Sequence[Tensor], grid: Integers) -> float:
+    """How far some matrices round: the sum of squares."""
+    return sum(float((weight - _rounded(weight, grid)).square().sum()) for weight in weights)
 
 
 def _rounded(weight: Tensor, grid: Integers) -> Tensor:

@@ -10,11 +10,10 @@ from posttrain.functional.rounding import Grid, Rounded, corrected, fit, gptq, n
 from posttrain.models.blocks import Block, Blocks
 from posttrain.models.inputs import Groups, Inputs
 
-from .layerwise import Parts, Told
+from .layerwise import Parts, Told, unheard
 
 TINY = 1e-30
-UNREACHED = "rounded to nearest: no token reached it"
-NO_INVERSE = "rounded to nearest: what it reads has no inverse"
+NEAREST = "rounded to nearest: "
 
 
 @dataclass(frozen=True)
@@ -61,19 +60,24 @@ class Matrices:
         weight = torch.cat(list(weights))
         plain = nearest(weight, grid)
         if gram is None or not gram.isfinite().all():
-            return _split(plain, rows), [Told(name, 0, 0, tokens, UNREACHED) for name in names]
+            why = NEAREST + (unheard(tokens, weight.shape[1]) or "it reads what is no number")
+            return _split(plain, rows), [Told(name, 0, 0, tokens, why) for name in names]
         whole, before = _sizes(weight, gram, rows), _sizes(weight - plain.dense(), gram, rows)
-        if drift is not None:
+        few = unheard(tokens, weight.shape[1]) if self.damp is not None else ""
+        if drift is not None and not few:
             weight = corrected(weight, gram, drift, self.correct, self.damp or 0)
-        scales = fit(weight, grid, gram.diagonal() if self.search else None)
-        found = nearest(weight, grid, scales) if self.damp is None else gptq(weight, gram, grid, self.damp, scales)
+        found = None if few else self._rounded(weight, gram, grid)
         after = before if found is None else _sizes(weight - found.dense(), gram, rows)
-        fallback = NO_INVERSE if found is None else ""
+        fallback = NEAREST + (few or "what it reads has no inverse") if found is None else ""
         told = [
             Told(name, a / max(size, TINY), b / max(size, TINY), tokens, fallback)
             for name, size, a, b in zip(names, whole, after, before, strict=True)
         ]
         return _split(found or plain, rows), told
+
+    def _rounded(self, weight: Tensor, gram: Tensor, grid: Grid) -> Rounded | None:
+        scales = fit(weight, grid, gram.diagonal() if self.search else None)
+        return nearest(weight, grid, scales) if self.damp is None else gptq(weight, gram, grid, self.damp, scales)
 
     def put(self, block: Block, parts: Parts) -> None:
         for name, linear in block.linears().items():

@@ -195,4 +195,4 @@ def _blocks(n: int) -> Iterator[tuple[int, int]]:
 def output_error(weight: Tensor, rounded: Tensor, gram: Tensor) -> float:
     """How much of a layer's output a change of its weights makes out: tr(D G D^T) / tr(W G W^T)."""
     change = weight - rounded
-    return float(((change @ gram) * change).sum() / ((weight @ gram) * weight).sum())
+    return float(((change @ gram) * change).sum() / ((weight @ gram) * weight).sum().clamp(min=1e-30))

@@ -20,6 +20,7 @@ from posttrain.schema.errors import ModelError
 
 from . import attention, seq2seq
 from .adapters import NAME, is_adapted, reload, save_adapter
+from .expert_names import stacked
 from .four_bits import configuration, keep_gradients, note_base, noted, take_rounded
 from .gguf_file import gguf_weights, holds_gguf
 from .packed import is_packed, packed_weights
@@ -162,6 +163,10 @@ def rebuild(path: Path, **options: Any) -> "PreTrainedModel":
     state = packed_weights(path, config) if is_packed(config) else gguf_weights(path, config)
     if is_packed(config):
         del config.quantization_config
+        if any(".experts." in name for name in state):
+            with torch.device("meta"):
+                skeleton = _auto(False).from_config(config)
+            state = stacked(skeleton, state)
     options.pop("trust_remote_code")
     kind = _transformers().MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     weights, said = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **options)

@@ -10,7 +10,7 @@ package of that name: the integers become floating-point numbers again, which ar
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,16 @@ def _packed(rounded: Rounded, grid: Integers) -> Iterator[tuple[str, Tensor]]:
         yield ZERO, pack(zero.t().contiguous(), grid.bits).t()
 
 
-def configuration(packed: Packed, left: list[str]) -> dict[str, Any]:
-    """`quantization_config` of a model in which `packed` matrices are integers and those of the names `left` are not."""
+def configuration(packed: Packed, left: list[str], named: Callable[[list[str]], list[str]] = list) -> dict[str, Any]:
+    """`quantization_config` of a model in which `packed` matrices are integers and those of the names `left` are not. `named` says
+    how some are spoken of together, as those of experts."""
     kinds: dict[Integers, list[str]] = {}
     for name, (_, grid) in packed.items():
         kinds.setdefault(grid, []).append(name)
     most = max(kinds, key=lambda grid: len(kinds[grid]))
     groups = {
         f"group_{n}": {
-            "targets": ["Linear"] if grid == most else names,
+            "targets": ["Linear"] if grid == most else named(names),
             "weights": _scheme(grid),
             "input_activations": None,
             "output_activations": None,
@@ -67,7 +68,7 @@ def configuration(packed: Packed, left: list[str]) -> dict[str, Any]:
         "format": FORMAT,
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": left,
+        "ignore": named(left),
         "kv_cache_scheme": None,
     }
 

@@ -72,7 +72,7 @@ class Scaled(Matrices):
 
     def _folded(self, block: Block, one: Fold, inputs: Inputs, some: Tensor) -> bool:
         """Whether the inputs of matrices that read the same are scaled now."""
-        gram = inputs.of(next(iter(one.readers)))[0]
+        gram = inputs.together(list(one.readers))
         if gram is None or not set(one.readers) <= set(self.grids):
             return False
         weights = [linear.weight for linear in one.readers.values()]

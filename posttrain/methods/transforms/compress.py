@@ -20,7 +20,7 @@ from posttrain.engine.method import Made
 from posttrain.engine.quantising import DTYPES, Bits, Packing, require_whole_groups
 from posttrain.engine.sensitivity import Aside, sensitivities
 from posttrain.functional.rounding import Integers
-from posttrain.models.matrices import decoder, matrices_in
+from posttrain.models.matrices import decoder, matrices_in, units_in
 from posttrain.schema.artifacts import Model
 from posttrain.schema.settings import Settings
 
@@ -91,4 +91,5 @@ class Compress(Calibrated, Packing):
         others = dense - n_weights * DTYPES[self.dtype].itemsize
         options = sensitivities(weights, aside, grids, job)
         looked_at = ids[: self.sequences]
-        return Mixtures(model, looked_at, aside, options, grids, self.correct, others, n_weights, job), dense
+        names = {name: unit for unit, each in units_in(weights).items() for name in each}
+        return Mixtures(model, looked_at, aside, options, names, grids, self.correct, others, n_weights, job), dense
