@@ -26,7 +26,9 @@ from .job import Job
 
 MOST_STAGES = 8  # kinds of groups of a block that are solved one after another; where there are more, all at once
 MOST_BYTES = 8 << 30  # of what is known of inputs at once; where there is more, as of many experts, texts pass again
-LEAST = 0.25  # tokens for each column of a matrix, below which what they say of it is worse than nothing
+LEAST = (
+    0.25  # tokens for each column of a matrix: fewer of them say less of it than its weights do (docs/compression.md)
+)
 
 Parts = Mapping[str, tuple[Tensor, ...]]
 """What is kept of each matrix that was solved, by its name in the model."""
@@ -140,7 +142,11 @@ def unheard(tokens: int, columns: int) -> str:
     """Why a matrix of so many columns cannot be solved by so many tokens; empty where it can."""
     if tokens >= LEAST * columns:
         return ""
-    return f"{tokens} tokens reached it, fewer than {LEAST:g} for each of {columns} columns" if tokens else "no token reached it"
+    return (
+        f"{tokens} tokens reached it, fewer than {LEAST:g} for each of {columns} columns"
+        if tokens
+        else "no token reached it"
+    )
 
 
 def tell_what_is_left(job: Job, weights: nn.Module, told: Sequence[Told]) -> list[str]:

@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from posttrain.functional.rounding import Integers, Rounded
-from posttrain.models.expert_names import patterns_of, with_parts_called
+from posttrain.models.expert_names import not_read_by_transformers, patterns_of, with_parts_called
+from posttrain.models.experts import experts_in
 from posttrain.models.load import load_tokenizer, save_weights
 from posttrain.models.matrices import matrices_in
 from posttrain.models.packed import METHOD, configuration, packed_state
@@ -76,7 +77,7 @@ class Packing(Transform):
             packed, left + modules, lambda names: patterns_of(weights, names)
         )
         state = packed_state(weights.to(DTYPES[self.dtype]).state_dict(), packed)
-        facts = _facts(state, packed, left + others, told)
+        facts = _facts(state, packed, left + others, told) | _read_by(job, weights, grids)
         state = with_parts_called(weights, state)
         save_weights(weights, load_tokenizer(model), job.folder, source=model, state=state)
         write_report(job.folder, told)
@@ -127,6 +128,18 @@ def require_whole_groups(matrices: Mapping[str, nn.Linear], grids: Mapping[str, 
             + (f" and of {len(uneven) - 1} more matrices" if len(uneven) > 1 else "")
             + f". The nearest that do are {below} and {above}; `group: null` gives each row one scale."
         )
+
+
+def _read_by(job: Job, weights: nn.Module, grids: Mapping[str, Integers]) -> dict[str, Any]:
+    """Who reads the experts of a mixture; nothing where there are none."""
+    if not experts_in(weights):
+        return {}
+    why = not_read_by_transformers(weights, grids)
+    if why:
+        job.note(
+            f"These experts are read here, and have the names that vLLM wants; transformers 5.23 does not read them: {why}"
+        )
+    return {"experts": {"read_by": ["posttrain"] + ([] if why else ["transformers"]), "names": "vLLM's"}}
 
 
 def _facts(

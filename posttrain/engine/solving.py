@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from posttrain.functional.rounding import Grid, Rounded, corrected, fit, gptq, nearest
+from posttrain.functional.rounding import Grid, Rounded, corrected, damping, fit, gptq, nearest
 from posttrain.models.blocks import Block, Blocks
 from posttrain.models.inputs import Groups, Inputs
 
@@ -64,9 +64,10 @@ class Matrices:
             return _split(plain, rows), [Told(name, 0, 0, tokens, why) for name in names]
         whole, before = _sizes(weight, gram, rows), _sizes(weight - plain.dense(), gram, rows)
         few = unheard(tokens, weight.shape[1]) if self.damp is not None else ""
+        damp = None if self.damp is None else damping(self.damp, weight.shape[1], tokens)
         if drift is not None and not few:
-            weight = corrected(weight, gram, drift, self.correct, self.damp or 0)
-        found = None if few else self._rounded(weight, gram, grid)
+            weight = corrected(weight, gram, drift, self.correct, damp or 0)
+        found = None if few else self._rounded(weight, gram, grid, damp)
         after = before if found is None else _sizes(weight - found.dense(), gram, rows)
         fallback = NEAREST + (few or "what it reads has no inverse") if found is None else ""
         told = [
@@ -75,9 +76,9 @@ class Matrices:
         ]
         return _split(found or plain, rows), told
 
-    def _rounded(self, weight: Tensor, gram: Tensor, grid: Grid) -> Rounded | None:
+    def _rounded(self, weight: Tensor, gram: Tensor, grid: Grid, damp: float | None) -> Rounded | None:
         scales = fit(weight, grid, gram.diagonal() if self.search else None)
-        return nearest(weight, grid, scales) if self.damp is None else gptq(weight, gram, grid, self.damp, scales)
+        return nearest(weight, grid, scales) if damp is None else gptq(weight, gram, grid, damp, scales)
 
     def put(self, block: Block, parts: Parts) -> None:
         for name, linear in block.linears().items():

@@ -7,7 +7,8 @@ lets those to come make up for the error. With G = sum over tokens of x x^T, wha
 
     tr(D G D^T),    D = W - (s q + o)        the squared change of the layer's outputs
 
-With U upper triangular and U^T U = (G + lambda I)^-1, a column i leaves e = (w_i - (s q_i + o)) / U_ii behind, and
+lambda is a small share of the mean of G's diagonal, and C / n of it more for n tokens: few of them say little of how inputs go
+together, and what they seem to say makes others worse than rounding to nearest does. With U upper triangular and U^T U = (G + lambda I)^-1, a column i leaves e = (w_i - (s q_i + o)) / U_ii behind, and
 W_:j -= e U_ij for all j > i. Columns go by falling G_ii, as those that matter most should find most others left to help;
 scales are those of the unchanged weights, so that groups stay where they are ("static" order: nothing to look up later).
 
@@ -151,6 +152,11 @@ def corrected(weight: Tensor, gram: Tensor, drift: Tensor, share: float, damp: f
     damped.diagonal().add_(damp * gram.diagonal().mean())
     lower, failed = torch.linalg.cholesky_ex(damped)
     return weight if failed else weight + share * torch.cholesky_solve((weight @ drift).t(), lower).t()
+
+
+def damping(damp: float, columns: int, tokens: int) -> float:
+    """The share of the mean of G's diagonal that is added to it, where so many tokens make up what is known of the columns."""
+    return damp + columns / tokens
 
 
 def inverse_factor(gram: Tensor, damp: float) -> Tensor | None:

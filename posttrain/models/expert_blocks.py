@@ -1,7 +1,7 @@
 """Experts that were solved one by one, as a GGUF file has them: the blocks of all experts of a layer in one tensor.
 
-    experts.0.gate_proj (F, D), experts.0.up_proj (F, D), experts.1. ...   ->   experts.gate_up_proj (E, 2F, D)
-    experts.0.down_proj (D, F), experts.1. ...                             ->   experts.down_proj (E, D, F)
+experts.0.gate_proj (F, D), experts.0.up_proj (F, D), experts.1. ...   ->   experts.gate_up_proj (E, 2F, D)
+experts.0.down_proj (D, F), experts.1. ...                             ->   experts.down_proj (E, D, F)
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -7,20 +7,22 @@ transformers is asked what it would call them: it is given small tensors in plac
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .experts import experts_in, fused_in, kind_of, wholes_of
+from .experts import PARTS, experts_in, fused_in, kind_of, linears_in, wholes_of
 
 
 def stored_names(weights: Any, names: Sequence[str]) -> dict[str, str]:
     """The names in files of matrices of a model whose experts were taken apart."""
     parts = _parts(weights)
     marked = {f"{_called(name, parts)}.weight": torch.tensor(n) for n, name in enumerate(names)}
-    return {names[int(mark)]: stored.removesuffix(".weight") for stored, mark in _written(weights, marked).items()}
+    found = {int(mark): stored.removesuffix(".weight") for stored, mark in _written(weights, marked).items()}
+    return {name: found[n] for n, name in enumerate(names)}
 
 
 def with_parts_called(weights: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -32,10 +34,31 @@ def with_parts_called(weights: Any, state: Mapping[str, Tensor]) -> dict[str, Te
 
 def patterns_of(weights: Any, names: Sequence[str]) -> list[str]:
     """What a configuration says in place of names, those in files and those of transformers: one pattern for all experts of a
-    layer. They must be alike."""
-    stored = stored_names(weights, names)
-    both = dict.fromkeys(kind_of(each) for name in names for each in (name, stored[name]))
-    return [f"re:{_pattern(each)}$" if "*" in each else each for each in both]
+    layer where all are among them."""
+    stored, kinds = stored_names(weights, names), Counter(map(kind_of, names))
+    whole = {f"{name}.*.{part}": len(each) for name, each in experts_in(weights).items() for part in PARTS}
+    found: dict[str, None] = {}
+    for name in names:
+        together = kinds[kind_of(name)] == whole.get(kind_of(name))
+        found |= dict.fromkeys(_pattern(kind_of(each)) if together else each for each in (name, stored[name]))
+    return list(found)
+
+
+def not_read_by_transformers(weights: Any, packed: Mapping[str, Any]) -> str:
+    """Why transformers 5.23 does not read the experts of a model as they are, some matrices of which are `packed` in one way or
+    another; empty where it does, and where there are none."""
+    names = [f"{name}.{each}" for name, experts in experts_in(weights).items() for each in linears_in(experts)]
+    ways = {packed.get(name) for name in names}
+    if not names:
+        return ""
+    if not _parts(weights):
+        return "it looks for one tensor of all experts, and without a word takes random numbers for it"
+    if len(ways) > 1:
+        return "it reads all experts as if they had the bits of one of them, often without a word"
+    (way,) = ways
+    if way is None:
+        return "it looks for integers in all experts, and stops"
+    return "" if way.symmetric else "it stops at experts whose integers are not around zero"
 
 
 def stacked(skeleton: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,8 +75,8 @@ def stacked(skeleton: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _pattern(name: str) -> str:
-    """A name with a star as a regular expression in which it stands for a number."""
-    return r"\d+".join(re.escape(part) for part in name.split("*"))
+    """A name with a star as a regular expression, in the way of configurations, in which it stands for a number."""
+    return "re:" + r"\d+".join(re.escape(part) for part in name.split("*")) + "$"
 
 
 def _called(name: str, parts: Mapping[str, str]) -> str:

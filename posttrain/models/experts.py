@@ -21,6 +21,7 @@ TOLERANCE = 1e-4  # of what experts compute: by how much the order of sums may m
 TRIED = 4  # tokens for each expert
 LARGE = 100.0  # inputs, which would show whether they are cut somewhere
 GATE_UP, GATE, UP, DOWN = "gate_up_proj", "gate_proj", "up_proj", "down_proj"
+PARTS = (GATE, UP, DOWN)
 FUSED = (GATE_UP, UP, DOWN)  # what the tensors of all experts are called
 
 
@@ -148,7 +149,11 @@ def is_fused(module: Any) -> bool:
     if not hasattr(module, "has_gate") or module.is_transposed or module.has_bias or module.has_post_expert_norm:
         return False
     tensors = dict(module.named_parameters())
-    return module.is_concatenated and tensors.keys() == wholes_of(module).keys() and all(x.dim() == 3 for x in tensors.values())
+    return (
+        module.is_concatenated
+        and tensors.keys() == wholes_of(module).keys()
+        and all(x.dim() == 3 for x in tensors.values())
+    )
 
 
 def fused_in(weights: nn.Module) -> dict[str, Any]:

@@ -46,7 +46,9 @@ class Fold:
 def folds(block: Block, of: Groups, hidden: Tensor) -> list[Fold]:
     """Every place of a block where the inputs of a group can be scaled, found with hidden states of some texts, (n, T, D)."""
     linears = block.linears()
-    found = [one for name, experts in experts_in(block.module).items() for one in _of_experts(block, name, experts, hidden)]
+    found = [
+        one for name, experts in experts_in(block.module).items() for one in _of_experts(block, name, experts, hidden)
+    ]
     done = {name for one in found for name in one.readers}
     for names in of:
         readers = {name: linears[name] for name in names}

@@ -71,7 +71,11 @@ class Inputs:
 
     def together(self, names: Sequence[str]) -> Tensor | None:
         """(C, C): the sum of what is known of several matrices, each of what they read once; None if no token reached them."""
-        grams = [gram for leader in dict.fromkeys(self.leader[name] for name in names) if (gram := self.of(leader)[0]) is not None]
+        grams = [
+            gram
+            for leader in dict.fromkeys(self.leader[name] for name in names)
+            if (gram := self.of(leader)[0]) is not None
+        ]
         return grams[0] if len(grams) == 1 else torch.stack(grams).sum(0) if grams else None
 
     @torch.no_grad()

@@ -55,7 +55,7 @@ def configuration(packed: Packed, left: list[str], named: Callable[[list[str]], 
     most = max(kinds, key=lambda grid: len(kinds[grid]))
     groups = {
         f"group_{n}": {
-            "targets": ["Linear"] if grid == most else named(names),
+            "targets": _targets(named(names), grid == most, len(kinds)),
             "weights": _scheme(grid),
             "input_activations": None,
             "output_activations": None,
@@ -71,6 +71,14 @@ def configuration(packed: Packed, left: list[str], named: Callable[[list[str]], 
         "ignore": named(left),
         "kv_cache_scheme": None,
     }
+
+
+def _targets(names: list[str], most: bool, n_kinds: int) -> list[str]:
+    """What is meant by names of a kind: all that is not named otherwise for the kind of `most`. Experts are named anyway where
+    there are several kinds: transformers looks for them."""
+    if not most:
+        return names
+    return ["Linear", *(name for name in names if name.startswith("re:") and n_kinds > 1)]
 
 
 def _scheme(grid: Integers) -> dict[str, Any]:
