@@ -27,8 +27,7 @@ FUSED = (GATE_UP, UP, DOWN)  # what the tensors of all experts are called
 
 def wholes_of(fused: Any) -> dict[str, tuple[str, ...]]:
     """The tensors that hold the matrices of all experts, by name, and those of an expert that stand in each, from above."""
-    first = {GATE_UP: (GATE, UP)} if fused.has_gate else {UP: (UP,)}
-    return first | {DOWN: (DOWN,)}
+    return {GATE_UP: (GATE, UP), DOWN: (DOWN,)} if fused.has_gate else {UP: (UP,), DOWN: (DOWN,)}
 
 
 class Expert(nn.Module):
@@ -53,7 +52,7 @@ class Experts(nn.Module):
         self.wholes = wholes_of(fused)
         self._fused = (fused,)  # no module of this one: its weights are given up
         for n in range(len(fused.down_proj)):
-            parts = {}
+            parts: dict[str, Tensor] = {}
             for whole, names in self.wholes.items():
                 parts |= zip(names, getattr(fused, whole)[n].detach().chunk(len(names)), strict=True)
             self.add_module(str(n), Expert(parts))

@@ -28,7 +28,7 @@ class GPTQ(Calibrated, Quantising):
 
     damp: float = Field(DAMP, gt=0)
     """How much is added to the diagonal of G, as a share of its mean, so that it has an inverse; raised by itself where it is
-    too little, and by columns per token where tokens are few."""
+    too little, and where tokens are few for the columns."""
     correct: float = Field(0.5, ge=0, le=1)
     """How much of what rounding lost before a matrix it makes up for; 0 is GPTQ as published, in half the time."""
     search: bool = True

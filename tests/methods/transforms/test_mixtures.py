@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -10,7 +11,9 @@ from safetensors import safe_open
 
 from posttrain.engine import layerwise
 from posttrain.engine.job import Job
+from posttrain.functional.divergence import plain_divergence
 from posttrain.functional.rounding import Integers, nearest
+from posttrain.models import llama_cpp
 from posttrain.models.experts import fused_in
 from posttrain.models.gguf_file import file_in, gguf_weights
 from posttrain.models.load import load_weights
@@ -226,3 +229,24 @@ def test_the_folder_of_a_mixture_is_small(workshop, mixture):
     made = workshop.run("rtn", mixture, bits=4, group=16)
     sizes = [Path(each.path / "model.safetensors").stat().st_size for each in (mixture, made)]
     assert sizes[1] < 0.45 * sizes[0]
+
+
+@pytest.mark.gguf
+@pytest.mark.slow
+@pytest.mark.skipif(not llama_cpp.installed(), reason="llama.cpp is not installed: `make test-gguf` compiles it")
+@pytest.mark.parametrize("kind", ["q4_0", "q5_1", "q8_0"])
+def test_llama_cpp_computes_what_was_solved(workshop, kind):
+    """It rounds what goes into a product as well, so that it is near, and not the same: a token may go to another expert."""
+    weights = gguf_models.model("qwen3_moe", vocab_size=720)
+    model = workshop.store.model(str(gguf_models.save(workshop.folder / "m", weights, gguf_models.byte_level("qwen2"))))
+    made = workshop.run("gguf", model, workshop.rows(*TEXTS), types=[kind], solver="gptq", **LOOKS)
+    assert made.facts["verified"] == "llama.cpp"
+    llama, ids = llama_cpp.opened(file_in(made.path)), list(range(10, 200))
+    llama.eval(ids)
+    theirs = torch.from_numpy(np.array(llama.scores[: len(ids)])).double()
+    llama.close()
+    ours, dense = (llama_cpp._dense(load_weights(each), ids) for each in (made, model))
+    apart = float(plain_divergence(theirs, ours).mean())
+    assert apart < 1e-4
+    if kind == "q4_0":
+        assert apart < 0.1 * float(plain_divergence(ours, dense).mean())
