@@ -126,7 +126,8 @@ def stages(block: Block, of: Groups, one_by_one: bool = False) -> list[Groups]:
     kinds: dict[tuple[str, ...], list[Sequence[str]]] = {}
     for names in of:
         kinds.setdefault(tuple(map(kind_of, names)) if one_by_one else (), []).append(names)
-    linears, found = block.linears(), []
+    found: list[list[Sequence[str]]] = []
+    linears = block.linears()
     for part in kinds.values() if len(kinds) <= MOST_STAGES else [of]:
         size, most = 0, MOST_BYTES // (2 if one_by_one else 1)
         for n, names in enumerate(part):
@@ -135,7 +136,7 @@ def stages(block: Block, of: Groups, one_by_one: bool = False) -> list[Groups]:
                 found.append([])
                 size = 4 * linears[names[0]].in_features ** 2
             found[-1].append(names)
-    return found
+    return list(found)
 
 
 def unheard(tokens: int, columns: int) -> str:
@@ -154,9 +155,14 @@ def tell_what_is_left(job: Job, weights: nn.Module, told: Sequence[Told]) -> lis
     others = others_in(weights)
     if fused := [name for name in others if name.endswith(FUSED)]:
         job.note(f"{len(fused)} blocks of weights are no plain matrices and stay as they are, such as {fused[0]}")
+    tell_fallbacks(job, told)
+    return others
+
+
+def tell_fallbacks(job: Job, told: Sequence[Told]) -> None:
+    """Notes how many matrices were not solved, with an example."""
     if few := [each for each in told if each.fallback]:
         job.note(f"{len(few)} of {len(told)} matrices are not solved, such as {few[0].name}, {few[0].fallback}")
-    return others
 
 
 def heard(blocks: Blocks, block: Block, of: Groups, beside: Block | None = None) -> Inputs:

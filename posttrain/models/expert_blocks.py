@@ -6,6 +6,7 @@ experts.0.down_proj (D, F), experts.1. ...                             ->   expe
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -25,7 +26,7 @@ def stacked(weights: nn.Module, blocks: Mapping[str, Blocks]) -> dict[str, Block
             rows = [[found.pop(f"{name}.{n}.{part}", None) for part in parts] for n in range(len(experts))]
             if (first := rows[0][0]) and all(each for row in rows for each in row):
                 arrays = zip(*(_one_on_the_other([each for each in row if each]) for row in rows), strict=True)
-                stack = (None if array[0] is None else np.stack(array) for array in arrays)
+                stack: Any = [None if array[0] is None else np.stack(array) for array in arrays]
                 found[f"{name}.{whole}"] = Blocks(first.kind, *stack)
     apart = {name for name in found if name in blocks}
     return {f"{name}.weight" if name in apart else name: each for name, each in found.items()}

@@ -75,10 +75,12 @@ def _of_experts(block: Block, name: str, experts: Experts, hidden: Tensor) -> It
             yield Fold({each: linear}, linears[each.removesuffix(DOWN) + UP], 0.0)
 
 
-def _readers(block: Block, writer: nn.Module, offset: float, but: set[nn.Linear], hidden: Tensor) -> set[Any]:
+def _readers(block: Block, writer: Any, offset: float, but: set[nn.Linear], hidden: Tensor) -> set[Any]:
     """The modules with a matrix that read what a module writes."""
     width = len(writer.weight)
-    wide = [each for each in block.module.modules() if getattr(getattr(each, "weight", None), "dim", int)() == 2]
+    wide: list[Any] = [
+        each for each in block.module.modules() if getattr(getattr(each, "weight", None), "dim", int)() == 2
+    ]
     wide = [each for each in wide if each.weight.shape[1] == width and each not in but]
     twice = _twice(width, hidden)
     plain = [_read(block, each, hidden) for each in wide]

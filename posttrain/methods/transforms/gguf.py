@@ -26,7 +26,7 @@ from posttrain.engine.block_solving import solved_blocks
 from posttrain.engine.calibrating import Calibrated, calibration
 from posttrain.engine.files import readable
 from posttrain.engine.job import Job
-from posttrain.engine.layerwise import write_report
+from posttrain.engine.layerwise import tell_fallbacks, write_report
 from posttrain.engine.method import Made, Transform
 from posttrain.functional.ggml_blocks import GRIDS
 from posttrain.models import llama_cpp
@@ -130,11 +130,12 @@ class GGUF(Calibrated, Transform):
         solved, report = {}, {}
         for kind in (each for each in self.types if each in GRIDS):
             solved[str(kind)], report[str(kind)] = solved_blocks(job, model, ids, kind, self.correct)
-            told = [each for each in report[str(kind)] if not each.fallback]
-            error, before = (fmean(getattr(each, name) for each in told) for name in ("error", "nearest"))
-            job.note(
-                f"{kind}: the layers' outputs change by {error:.2g} of what they are, {before:.2g} if rounded to nearest"
-            )
+            tell_fallbacks(job, report[str(kind)])
+            if told := [each for each in report[str(kind)] if not each.fallback]:
+                error, before = (fmean(getattr(each, name) for each in told) for name in ("error", "nearest"))
+                job.note(
+                    f"{kind}: the layers' outputs change by {error:.2g} of what they are, {before:.2g} if rounded to nearest"
+                )
         write_report(job.folder, report)
         return solved
 
