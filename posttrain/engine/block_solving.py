@@ -9,6 +9,7 @@ from posttrain.functional.ggml_grids import BlockGrid, blocks_of
 from posttrain.functional.ggml_super_blocks import SUPER_GRIDS
 from posttrain.functional.ggml_super_grids import SuperBlockGrid, super_blocks_of
 from posttrain.functional.rounding import DAMP, Grid, Rounded
+from posttrain.models.expert_blocks import stacked
 from posttrain.models.gguf_file import Blocks
 from posttrain.models.gguf_types import SOLVABLE, TensorType, fitting
 from posttrain.models.matrices import decoder, matrices_in
@@ -33,7 +34,7 @@ def solved_blocks(
     scratch.mkdir(exist_ok=True)
     solver = Matrices(grids, search=True, damp=DAMP, correct=told.correct, polish=told.polish)
     parts, report = compress(weights, ids_NT, solver, device(), replace(job, scratch=scratch))
-    return {f"{name}.weight": _blocks(kinds[name], Rounded(*part)) for name, part in parts.items()}, report
+    return stacked(weights, {name: _blocks(kinds[name], Rounded(*part)) for name, part in parts.items()}), report
 
 
 def grid_of(kind: str) -> Grid:

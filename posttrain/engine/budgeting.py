@@ -13,7 +13,7 @@ from torch import Tensor
 
 from posttrain.functional.budget import Kind, Option, Step, chosen, first_below, steps
 from posttrain.functional.rounding import DAMP, Grid
-from posttrain.models.matrices import decoder, matrices_in
+from posttrain.models.matrices import decoder, matrices_in, units_in
 from posttrain.models.precision import device
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
@@ -28,14 +28,15 @@ from .storing import Storing
 
 @dataclass
 class Mixtures:
-    """The mixtures of a model's matrices in one format after n steps down. `rest` are the bytes of what is not rounded, `dense`
-    those of the whole model as it is, which shares are of; `known` are measured losses."""
+    """The mixtures of a model's matrices in one format after n steps down. `units` are the matrices and what each is treated with,
+    `rest` the bytes of what is not rounded, `dense` those of the whole model as it is, which shares are of; `known` are measured losses."""
 
     model: Model
     ids: Tensor
     limits: Limits
     storing: Storing
     options: Mapping[str, Sequence[Option]]
+    units: Mapping[str, str]
     how: Solved
     rest: float
     dense: float
@@ -48,6 +49,10 @@ class Mixtures:
 
     def kinds(self, n: int) -> dict[str, Kind]:
         """What each matrix is stored as."""
+        kinds = self._kinds(n)
+        return {name: kinds[unit] for name, unit in self.units.items()}
+
+    def _kinds(self, n: int) -> dict[str, Kind]:
         return chosen(self.options, self.taken[:n])
 
     def grids(self, n: int) -> dict[str, Grid]:
@@ -56,7 +61,7 @@ class Mixtures:
 
     def matrix_bytes(self, n: int) -> float:
         """Bytes of all matrices."""
-        kinds = self.kinds(n)
+        kinds = self._kinds(n)
         return sum(option.bytes for name, each in self.options.items() for option in each if option.name == kinds[name])
 
     def share(self, n: int) -> float:
@@ -69,7 +74,7 @@ class Mixtures:
 
     def predicted(self) -> list[float]:
         """The sum of the losses of single matrices after 0, 1, ... steps."""
-        kinds = self.kinds(0)
+        kinds = self._kinds(0)
         start = sum(option.loss for name, each in self.options.items() for option in each if option.name == kinds[name])
         return list(accumulate((step.lost for step in self.taken), initial=start))
 
@@ -81,7 +86,7 @@ class Mixtures:
         solver = Matrices(self.grids(n), search=True, damp=DAMP, correct=self.how.correct, polish=self.how.polish)
         solved = compress(weights, self.ids, solver, device(), replace(self.job, scratch=scratch))
         weights.to(device())  # measured whole, as it will be by the suite
-        self.storing.rest(weights, self.options)
+        self.storing.rest(weights, self.units)
         self.known[n] = self.limits.lost(weights)
         if self.known[n].within:  # it takes the place of any that was larger
             self.solved = {n: solved}
@@ -98,14 +103,19 @@ def mixtures_in(storing: Storing, weights: Any, losses: Mapping[str, float], den
             f"No matrix of this model has rows of whole blocks, so none can be rounded in {storing.form}. Write "
             "`into: compressed-tensors`."
         )
+    units = {name: unit for unit, each in units_in(weights).items() for name in each if name in matrices}
+    parts: dict[str, list[Tensor]] = {}
+    for name, unit in units.items():
+        parts.setdefault(unit, []).append(matrices[name])
     options = {
-        name: [
-            Option(kind, storing.bytes(weight, kind), losses[name] * moved(weight, grid))
+        unit: [
+            Option(kind, sum(storing.bytes(each, kind) for each in of), losses[unit] * moved(of, grid))
             for kind, grid in storing.grids.items()
         ]
-        for name, weight in matrices.items()
+        for unit, of in parts.items()
     }
-    return Mixtures(storing=storing, options=options, rest=storing.rest(weights, matrices), dense=dense, **beside)
+    rest = storing.rest(weights, matrices)
+    return Mixtures(storing=storing, options=options, units=units, rest=rest, dense=dense, **beside)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from posttrain.data.ggml_match import compared_with
@@ -18,10 +19,11 @@ from posttrain.functional.ggml_grids import blocks_of
 from posttrain.functional.rounding import Rounded
 from posttrain.models import llama_cpp
 from posttrain.models.drawn import difference, drawn_logits
+from posttrain.models.expert_blocks import stacked
 from posttrain.models.gguf_families import family_of
 from posttrain.models.gguf_file import Blocks, weights_of, write_gguf
 from posttrain.models.gguf_types import FILE_TYPES
-from posttrain.models.load import load_tokenizer
+from posttrain.models.load import load_tokenizer, load_weights
 from posttrain.models.vocabulary import n_rows
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
@@ -96,9 +98,11 @@ def read_back(path: Path, kind: str, weights: Any, before: Any) -> dict[str, flo
 def written(
     job: Job, model: Model, weights: Any, kinds: Mapping[str, Kind], parts: Parts, report: Sequence[Told]
 ) -> Made:
-    """The artifact whose matrices are blocks of unlike `kinds`, solved to `parts`: one file, and all that belongs beside it."""
+    """The artifact whose matrices are blocks of unlike `kinds`, solved to `parts`: one file, and all that belongs beside it. `weights`
+    may have their experts apart."""
+    solved = stacked(weights, {name: _in_blocks(kind, parts[name]) for name, kind in kinds.items()})
+    weights = load_weights(model, at=torch.device("cpu"))  # experts in one block, as files have them
     vocab = vocab_noted(job, model, weights)
-    solved = {f"{name}.weight": _in_blocks(kind, parts[name]) for name, kind in kinds.items()}
     ((most, _),) = Counter(kinds.values()).most_common(1)
     labelled = {"general.file_type": FILE_TYPES[str(most)]}
     path = job.folder / "model.gguf"

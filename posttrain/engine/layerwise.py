@@ -16,13 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from posttrain.models.blocks import Block, Blocks
+from posttrain.models.experts import FUSED, kind_of
 from posttrain.models.inputs import Groups, Inputs, groups
+from posttrain.models.matrices import others_in
 from posttrain.schema.errors import Stopped
 
 from .checkpoint import read_whole, write_whole
 from .job import Job
 
-MOST_STAGES = 6  # groups of a block that are solved one after another; where there are more, as of experts, all at once
+MOST_STAGES = 8  # kinds of groups of a block that are solved one after another; where there are more, all at once
+MOST_BYTES = 8 << 30  # of what is known of inputs at once; where there is more, as of many experts, texts pass again
+LEAST = (
+    0.25  # tokens for each column of a matrix: fewer of them say less of it than its weights do (docs/compression.md)
+)
 
 Parts = Mapping[str, tuple[Tensor, ...]]
 """What is kept of each matrix that was solved, by its name in the model."""
@@ -111,7 +117,7 @@ def _solved(blocks: Blocks, block: Block, solver: Solver) -> dict[str, Any]:
     beside = replace(block, module=deepcopy(block.module)) if solver.looks_back else None
     parts: dict[str, tuple[Tensor, ...]] = {}
     told: list[Told] = []
-    for stage in [[each] for each in of] if beside and len(of) <= MOST_STAGES else [of]:
+    for stage in stages(block, of, one_by_one=beside is not None):
         found, more = solver.solve(block, heard(blocks, block, stage, beside))
         solver.put(block, found)
         parts |= {name: tuple(part) for name, part in found.items()}
@@ -128,6 +134,51 @@ def _solved(blocks: Blocks, block: Block, solver: Solver) -> dict[str, Any]:
         "rest": {name.removeprefix(f"{block.name}."): x for name, x in rest.items()},
         "told": [asdict(each) for each in told],
     }
+
+
+def stages(block: Block, of: Groups, one_by_one: bool = False) -> list[Groups]:
+    """The groups of a block in parts that are heard at once: all, or `one_by_one` what is used one after another, in which all
+    experts count as one; in each no more than fits."""
+    kinds: dict[tuple[str, ...], list[Sequence[str]]] = {}
+    for names in of:
+        kinds.setdefault(tuple(map(kind_of, names)) if one_by_one else (), []).append(names)
+    found: list[list[Sequence[str]]] = []
+    linears = block.linears()
+    for part in kinds.values() if len(kinds) <= MOST_STAGES else [of]:
+        size, most = 0, MOST_BYTES // (2 if one_by_one else 1)
+        for n, names in enumerate(part):
+            size += 4 * linears[names[0]].in_features ** 2
+            if n == 0 or size > most:
+                found.append([])
+                size = 4 * linears[names[0]].in_features ** 2
+            found[-1].append(names)
+    return list(found)
+
+
+def unheard(tokens: int, columns: int) -> str:
+    """Why a matrix of so many columns cannot be solved by so many tokens; empty where it can."""
+    if tokens >= LEAST * columns:
+        return ""
+    return (
+        f"{tokens} tokens reached it, fewer than {LEAST:g} for each of {columns} columns"
+        if tokens
+        else "no token reached it"
+    )
+
+
+def tell_what_is_left(job: Job, weights: nn.Module, told: Sequence[Told]) -> list[str]:
+    """Notes what was not solved, and blocks of experts that could not be taken apart; the names of all that is no matrix."""
+    others = others_in(weights)
+    if fused := [name for name in others if name.endswith(FUSED)]:
+        job.note(f"{len(fused)} blocks of weights are no plain matrices and stay as they are, such as {fused[0]}")
+    tell_fallbacks(job, told)
+    return others
+
+
+def tell_fallbacks(job: Job, told: Sequence[Told]) -> None:
+    """Notes how many matrices were not solved, with an example."""
+    if few := [each for each in told if each.fallback]:
+        job.note(f"{len(few)} of {len(told)} matrices are not solved, such as {few[0].name}, {few[0].fallback}")
 
 
 def heard(blocks: Blocks, block: Block, of: Groups, beside: Block | None = None) -> Inputs:

@@ -12,15 +12,17 @@ from torch import Tensor, nn
 
 from posttrain.functional.rounding import Integers, Rounded
 from posttrain.models import gptq_layout
+from posttrain.models.expert_names import not_read_by_transformers, patterns_of, with_parts_called
+from posttrain.models.experts import experts_in
 from posttrain.models.load import load_tokenizer, save_weights
-from posttrain.models.matrices import matrices_in, others_in
+from posttrain.models.matrices import matrices_in
 from posttrain.models.packed import FORMAT, METHOD, WITH_INPUTS, belongs, configuration, packed_state
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import UsageError
 from posttrain.schema.settings import Settings
 
 from .job import Job
-from .layerwise import Parts, Told, write_report
+from .layerwise import Parts, Told, tell_what_is_left, write_report
 from .method import Made, Transform
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -75,13 +77,17 @@ class Packing(Transform):
         """The artifact: matrices as integers, all else as it is, and what became of each matrix."""
         packed = {name: (Rounded(*parts[name]), grid) for name, grid in grids.items()}
         left = [name for name, m in weights.named_modules() if isinstance(m, nn.Linear) and name not in packed]
-        if others := others_in(weights):
-            job.note(f"{len(others)} blocks of weights are no plain matrices and stay as they are, such as {others[0]}")
-        weights.config.quantization_config = configuration(packed, left, self.stored_as())
+        others = tell_what_is_left(job, weights, told)
+        modules = [name.removesuffix(".weight") for name in others if name.endswith(".weight")]
+        weights.config.quantization_config = configuration(
+            packed, left + modules, self.stored_as(), lambda names: patterns_of(weights, names)
+        )
         state = packed_state(weights.to(DTYPES[self.dtype]).state_dict(), packed, self.stored_as())
+        facts = _facts(state, packed, left + others, told) | _read_by(job, weights, grids)
+        state = with_parts_called(weights, state)
         save_weights(weights, load_tokenizer(model), job.folder, source=model, state=state)
         write_report(job.folder, told)
-        return Made(_facts(state, packed, left + others, told), self.makes_form("dense"))
+        return Made(facts, self.makes_form("dense"))
 
 
 class Quantising(Packing):
@@ -152,6 +158,11 @@ class Quantising(Packing):
                 "`overrides` keeps every matrix as it is, so nothing is rounded. Keep fewer, or drop the stage."
             )
         require_whole_groups(matrices, found)
+        if experts_in(weights) and (self.activations or self.layout == gptq_layout.METHOD):
+            raise UsageError(
+                f"`{'activations' if self.activations else 'layout: gptq'}` is for models without experts, of which no program that reads "
+                "it is known here. Leave it out, or take a dense model."
+            )
         if self.layout == gptq_layout.METHOD:
             require_whole_words(matrices, self.bits)
         return found
@@ -187,6 +198,18 @@ def require_whole_words(matrices: Mapping[str, nn.Linear], bits: int) -> None:
                 f"`layout: gptq` holds rows and columns that fill whole words of 32 bits, and {name} has {rows} rows of {columns}, "
                 f"in {bits} bits each. Leave out `layout`, or take more `bits`."
             )
+
+
+def _read_by(job: Job, weights: nn.Module, grids: Mapping[str, Integers]) -> dict[str, Any]:
+    """Who reads the experts of a mixture; nothing where there are none."""
+    if not experts_in(weights):
+        return {}
+    why = not_read_by_transformers(weights, grids)
+    if why:
+        job.note(
+            f"These experts are read here, and have the names that vLLM wants; transformers 5.23 does not read them: {why}"
+        )
+    return {"experts": {"read_by": ["posttrain"] + ([] if why else ["transformers"]), "names": "vLLM's"}}
 
 
 def _facts(

@@ -6,7 +6,7 @@ Small changes lose in proportion to their square, and only small losses add up o
 of four bits alone and measured, and what other ways to store it lose follows from how far they round, whatever format they are of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from posttrain.data.batch import Batch
 from posttrain.functional.layout import Tree, split_by_tokens
 from posttrain.functional.rounding import Grid, fit, nearest
 from posttrain.models.expected import Expected
-from posttrain.models.matrices import matrices_in
+from posttrain.models.matrices import units_in
 from posttrain.models.policy import Policy
 from posttrain.schema.errors import ModelError
 
@@ -68,29 +68,30 @@ class Aside:
 
 @torch.no_grad()
 def sensitivities(weights: Any, aside: Aside, probe: Grid, job: Job) -> dict[str, float]:
-    """For each matrix what rounding it to the `probe` alone loses, for each square that its weights move. What is known is on
-    the disk, matrix by matrix."""
+    """For each matrix, or all experts of a layer, what rounding it to the `probe` alone loses, for each square that its weights
+    move. What is known is on the disk, one by one."""
     path = job.scratch / "sensitivities.pt"
     known: dict[str, float] = read_whole(path) or {}
-    matrices = matrices_in(weights)
+    units = units_in(weights)
     found: dict[str, float] = {}
-    for done, (name, matrix) in enumerate(matrices.items(), 1):
-        weight = matrix.weight.clone()
-        rounded = _rounded(weight, probe)
+    for done, (name, matrices) in enumerate(units.items(), 1):
+        before = {each: matrix.weight.clone() for each, matrix in matrices.items()}
         if name not in known:
-            matrix.weight.copy_(rounded)
+            for matrix in matrices.values():
+                matrix.weight.copy_(_rounded(matrix.weight, probe))
             known[name] = max(aside.kl(weights), 0.0)  # rounding of floats may leave less than nothing
-            matrix.weight.copy_(weight)
+            for each, matrix in matrices.items():
+                matrix.weight.copy_(before[each])
             write_whole(path, known)
-        found[name] = known[name] / float((weight - rounded).square().sum().clamp(min=1e-30))
-        job.emit("progress", step=done, of=len(matrices))
+        found[name] = known[name] / max(moved(before.values(), probe), 1e-30)
+        job.emit("progress", step=done, of=len(units))
     return found
 
 
 @torch.no_grad()
-def moved(weight: Tensor, grid: Grid) -> float:
-    """The squares that the weights of a matrix move by when they are rounded to a grid."""
-    return float((weight - _rounded(weight, grid)).square().sum())
+def moved(weights: Iterable[Tensor], grid: Grid) -> float:
+    """The squares that the weights of some matrices move by when they are rounded to a grid."""
+    return sum(float((weight - _rounded(weight, grid)).square().sum()) for weight in weights)
 
 
 def _rounded(weight: Tensor, grid: Grid) -> Tensor:

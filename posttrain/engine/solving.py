@@ -8,17 +8,16 @@ from pydantic import Field
 from torch import Tensor
 
 from posttrain.functional.polishing import polished
-from posttrain.functional.rounding import Grid, Rounded, corrected, fit, gptq, nearest
+from posttrain.functional.rounding import Grid, Rounded, corrected, damping, fit, gptq, nearest
 from posttrain.models.blocks import Block, Blocks
 from posttrain.models.inputs import Groups, Inputs
 from posttrain.models.rounded_inputs import round_inputs
 from posttrain.schema.settings import Settings
 
-from .layerwise import Parts, Told
+from .layerwise import Parts, Told, unheard
 
 TINY = 1e-30
-UNREACHED = "rounded to nearest: no token reached it"
-NO_INVERSE = "rounded to nearest: what it reads has no inverse"
+NEAREST = "rounded to nearest: "
 
 
 class Solved(Settings):
@@ -78,25 +77,29 @@ class Matrices:
         weight = torch.cat(list(weights))
         plain = nearest(weight, grid)
         if gram is None or not gram.isfinite().all():
-            return _split(plain, rows), [Told(name, 0, 0, tokens, UNREACHED) for name in names]
+            why = NEAREST + (unheard(tokens, weight.shape[1]) or "it reads what is no number")
+            return _split(plain, rows), [Told(name, 0, 0, tokens, why) for name in names]
         whole, before = _sizes(weight, gram, rows), _sizes(weight - plain.dense(), gram, rows)
-        if drift is not None:
-            weight = corrected(weight, gram, drift, self.correct, self.damp or 0)
-        found = self._rounded(weight, gram, grid, fit(weight, grid, gram.diagonal() if self.search else None))
+        few = unheard(tokens, weight.shape[1]) if self.damp is not None else ""
+        damp = None if self.damp is None else damping(self.damp, weight.shape[1], tokens)
+        if drift is not None and not few:
+            weight = corrected(weight, gram, drift, self.correct, damp or 0)
+        found = None if few else self._rounded(weight, gram, grid, damp)
         after = before if found is None else _sizes(weight - found.dense(), gram, rows)
-        fallback = NO_INVERSE if found is None else ""
+        fallback = NEAREST + (few or "what it reads has no inverse") if found is None else ""
         told = [
             Told(name, a / max(size, TINY), b / max(size, TINY), tokens, fallback)
             for name, size, a, b in zip(names, whole, after, before, strict=True)
         ]
         return _split(found or plain, rows), told
 
-    def _rounded(self, weight: Tensor, gram: Tensor, grid: Grid, scales: tuple[Tensor, Tensor]) -> Rounded | None:
+    def _rounded(self, weight: Tensor, gram: Tensor, grid: Grid, damp: float | None) -> Rounded | None:
         """A matrix on its grid. None where it cannot be solved."""
-        if self.damp is None:
+        scales = fit(weight, grid, gram.diagonal() if self.search else None)
+        if damp is None:
             return nearest(weight, grid, scales)
-        found = gptq(weight, gram, grid, self.damp, scales)
-        return found and polished(weight, gram, found, grid, self.damp, self.polish)
+        found = gptq(weight, gram, grid, damp, scales)
+        return found and polished(weight, gram, found, grid, damp, self.polish)
 
     def put(self, block: Block, parts: Parts) -> None:
         for name, linear in block.linears().items():

@@ -100,9 +100,9 @@ class InBlocks:
     @torch.no_grad()
     def rest(self, weights: Any, rounded: Collection[str]) -> float:
         total, tensors = 0, weights.state_dict()
-        for name, way in layouts(weights.config, list(tensors)).items():
-            if name.removesuffix(".weight") not in rounded:
-                stored, size = as_stored(name, tensors[name], way, REST)
-                tensors[name].copy_(stored)
-                total += size
+        others = [name for name in tensors if name.removesuffix(".weight") not in rounded]
+        for name, way in layouts(weights.config, others).items():
+            stored, size = as_stored(name, tensors[name], way, REST)
+            tensors[name].copy_(stored)
+            total += size
         return total

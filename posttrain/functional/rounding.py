@@ -7,7 +7,8 @@ lets those to come make up for the error. With G = sum over tokens of x x^T, wha
 
     tr(D G D^T),    D = W - (s q + o)        the squared change of the layer's outputs
 
-With U upper triangular and U^T U = (G + lambda I)^-1, a column i leaves e = (w_i - (s q_i + o)) / U_ii behind, and
+lambda is a small share of the mean of G's diagonal, and about C / 2n of it more where n tokens are few for C columns: what they
+seem to say of how inputs go together can make others worse than rounding to nearest does. With U upper triangular and U^T U = (G + lambda I)^-1, a column i leaves e = (w_i - (s q_i + o)) / U_ii behind, and
 W_:j -= e U_ij for all j > i. Columns go by falling G_ii, as those that matter most should find most others left to help;
 scales are those of the unchanged weights, so that groups stay where they are ("static" order: nothing to look up later).
 
@@ -24,6 +25,7 @@ from torch import Tensor
 BLOCK = 128  # columns that are rounded before the rest hears of their errors, in one large product
 DAMP = 0.01  # of the mean of G's diagonal, added to it
 DAMPING = (1, 10, 100)  # times that, until the Gram matrix has an inverse
+MANY = 8  # tokens for each column; of fewer, little is believed
 SHRINKS = 24  # narrower scales that a search tries, down to the half
 
 
@@ -183,6 +185,12 @@ def corrected(weight: Tensor, gram: Tensor, drift: Tensor, share: float, damp: f
     return weight if failed else weight + share * torch.cholesky_solve((weight @ drift).t(), lower).t()
 
 
+def damping(damp: float, columns: int, tokens: int) -> float:
+    """The share of the mean of G's diagonal that is added to it, where so many tokens make up what is known of the columns:
+    `damp` where they are MANY for each."""
+    return damp + max(0.0, columns / tokens - 1 / MANY) / 2
+
+
 def inverse_factor(gram: Tensor, damp: float) -> Tensor | None:
     """U, (C, C), upper triangular with U^T U = (G + lambda I)^-1, lambda a share `damp` of the mean of G's diagonal, raised
     until the inverse exists. A column that no token reached is left to itself."""
@@ -239,4 +247,4 @@ def nearest_per_token(x: Tensor, bits: int = 8) -> Tensor:
 def output_error(weight: Tensor, rounded: Tensor, gram: Tensor) -> float:
     """How much of a layer's output a change of its weights makes out: tr(D G D^T) / tr(W G W^T)."""
     change = weight - rounded
-    return float(((change @ gram) * change).sum() / ((weight @ gram) * weight).sum())
+    return float(((change @ gram) * change).sum() / ((weight @ gram) * weight).sum().clamp(min=1e-30))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from posttrain.schema.errors import ModelError
 
 from .activations import layers
+from .experts import linears_in
 
 TOKENS = 4096  # that go through a block at once
 TOKENS_ON_CPU = 1024  # there, what stays near the caches is faster
@@ -35,8 +36,7 @@ class Block:
 
     def linears(self) -> dict[str, nn.Linear]:
         """Its matrices, by their names in the model."""
-        named = self.module.named_modules(prefix=self.name)
-        return {name: module for name, module in named if isinstance(module, nn.Linear)}
+        return linears_in(self.module, self.name)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         args, kwargs = _moved(self.told, hidden.device)

@@ -4,7 +4,8 @@
     E = sum over tokens of (x_0 - x) x^T       x_0: what the matrix read in the model that nothing was done to
     max over tokens of |x|                     what a scale of all inputs must reach
 
-Matrices that read one and the same tensor, as query, key and value do, share what is known of it. Shapes: C inputs of a matrix.
+Matrices that read one and the same tensor, as query, key and value do, share what is known of it. An expert reads the tokens that
+chose it; x_0 is what it would have read of these very tokens. Shapes: C inputs of a matrix.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import Block, Caught, removed
+from .experts import routed_as
 
 PART = 512  # columns of G that are summed at once, and only from the diagonal on: it is symmetric
 
@@ -56,29 +58,44 @@ class Inputs:
         self.tokens: dict[str, int] = {}
         self._block, self._beside = block, beside
         self._waits: set[str] = set()
-        self._there: dict[str, Tensor] = {}
+        self._here: dict[str, Tensor] = {}
         self._half: set[str] = set()
 
     def of(self, name: str) -> tuple[Tensor | None, Tensor | None, int]:
         """(G, E, tokens) of what a matrix reads, (C, C) each; None for what is not known."""
         leader = self.leader[name]
+        if not self.tokens.get(leader):
+            return None, None, 0
         if leader in self._half:
             self._half.discard(leader)
             self.gram[leader] = self.gram[leader].triu() + self.gram[leader].triu(1).t()
-        return self.gram.get(leader), self.drift.get(leader), self.tokens.get(leader, 0)
+        return self.gram[leader], self.drift.get(leader), self.tokens[leader]
 
-    def largest_of(self, name: str) -> Tensor | None:
-        """(C,): the largest size of each input of a matrix; None if no token reached it."""
-        return self.largest.get(self.leader[name])
+    def together(self, names: Sequence[str]) -> Tensor | None:
+        """(C, C): the sum of what is known of several matrices, each of what they read once; None if no token reached them."""
+        grams = [
+            gram
+            for leader in dict.fromkeys(self.leader[name] for name in names)
+            if (gram := self.of(leader)[0]) is not None
+        ]
+        return grams[0] if len(grams) == 1 else torch.stack(grams).sum(0) if grams else None
+
+    def largest_of(self, names: Sequence[str]) -> Tensor | None:
+        """(C,): the largest size of each input that several matrices share; None if no token reached them."""
+        found = [self.largest[leader] for name in names if (leader := self.leader[name]) in self.largest]
+        return torch.stack(found).amax(0) if found else None
 
     @torch.no_grad()
     def hear(self, some: Tensor, there: Tensor | None = None) -> None:
         """Counts what reaches the matrices when some hidden states, (n, T, D), pass through the block, and others through the
         one beside it; no further than the last of the matrices."""
-        if self._beside is not None and there is not None:
-            self._pass(self._beside, there, self._keep)
-        self._pass(self._block, some, self._add)
-        self._there.clear()
+        if self._beside is None or there is None:
+            self._pass(self._block, some, self._add)
+            return
+        with routed_as(self._beside.module, self._block.module):
+            self._pass(self._block, some, self._add)
+            self._pass(self._beside, there, self._differ)
+        self._here.clear()
 
     def _pass(self, block: Block, hidden: Tensor, take: Callable[[str, Tensor], None]) -> None:
         linears = block.linears()
@@ -98,20 +115,21 @@ class Inputs:
         with removed(hooks), suppress(Caught):
             block(hidden)
 
-    def _keep(self, name: str, x: Tensor) -> None:
-        self._there[name] = x
-
     def _add(self, name: str, x: Tensor) -> None:
         gram = _zeros(self.gram, name, x)
         for start in range(0, len(gram), PART):
             gram[start : start + PART, start:].addmm_(x[:, start : start + PART].t(), x[:, start:])
         self._half.add(name)
         self.tokens[name] = self.tokens.get(name, 0) + len(x)
+        if self._beside is not None:
+            self._here[name] = x
         if len(x):
             largest = x.abs().amax(0)
             self.largest[name] = torch.maximum(self.largest.get(name, largest), largest)
-        there = self._there.get(name)
-        if there is not None and there.shape == x.shape:  # routed tokens may be others
+
+    def _differ(self, name: str, there: Tensor) -> None:
+        x = self._here.get(name)
+        if x is not None and there.shape == x.shape:  # routed tokens may be others, where experts are no `Experts`
             _zeros(self.drift, name, x).addmm_((there - x).t(), x)
 
 

@@ -20,6 +20,7 @@ from posttrain.schema.errors import ModelError
 
 from . import attention, seq2seq
 from .adapters import NAME, is_adapted, reload, save_adapter
+from .expert_names import stacked
 from .four_bits import configuration, keep_gradients, note_base, noted, take_rounded
 from .gguf_file import gguf_weights, holds_gguf
 from .packed import is_packed, packed_weights
@@ -167,6 +168,10 @@ def rebuild(path: Path, **options: Any) -> "PreTrainedModel":
     config = _config(path)
     state = packed_weights(path, config) if is_packed(config) else gguf_weights(path, config)
     rounding = config.__dict__.pop("quantization_config", {})
+    if rounding and any(".experts." in name for name in state):
+        with torch.device("meta"):
+            skeleton = _auto(False).from_config(config)
+        state = stacked(skeleton, state)
     options.pop("trust_remote_code")
     kind = _transformers().MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     weights, said = kind.from_pretrained(None, config=config, state_dict=state, output_loading_info=True, **options)
@@ -227,8 +232,9 @@ def _config(path: Path) -> Any:
 
 
 def _wants_eager(weights: "PreTrainedModel") -> bool:
-    """Capped attention scores are computed by transformers' eager attention alone."""
-    return getattr(weights.config, "attn_logit_softcapping", None) is not None
+    """Capped attention scores, and sinks that take a share of them as in GPT-OSS, are computed by transformers' eager attention
+    alone."""
+    return getattr(weights.config, "attn_logit_softcapping", None) is not None or not weights._supports_sdpa
 
 
 def save_weights(

@@ -15,7 +15,7 @@ package of that name: the integers become floating-point numbers again, which ar
 of GPTQ's own layout (`gptq_layout.py`).
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,11 @@ def _packed(rounded: Rounded, grid: Integers) -> Iterator[tuple[str, Tensor]]:
         yield ZERO, pack(zero.t().contiguous(), grid.bits).t()
 
 
-def configuration(packed: Packed, left: list[str], form: str = FORMAT) -> dict[str, Any]:
-    """`quantization_config` of a model in which `packed` matrices are integers and those of the names `left` are not."""
+def configuration(
+    packed: Packed, left: list[str], form: str = FORMAT, named: Callable[[list[str]], list[str]] = list
+) -> dict[str, Any]:
+    """`quantization_config` of a model in which `packed` matrices are integers and those of the names `left` are not. `named` says
+    how some are spoken of together, as those of experts."""
     if form == gptq_layout.METHOD:
         return gptq_layout.configuration(next(grid for _, grid in packed.values()))
     kinds: dict[Integers, list[str]] = {}
@@ -69,7 +72,7 @@ def configuration(packed: Packed, left: list[str], form: str = FORMAT) -> dict[s
     most = max(kinds, key=lambda grid: len(kinds[grid]))
     groups = {
         f"group_{n}": {
-            "targets": ["Linear"] if grid == most else names,
+            "targets": _targets(named(names), grid == most, len(kinds)),
             "weights": _scheme(grid),
             "input_activations": INPUTS if form == WITH_INPUTS else None,
             "output_activations": None,
@@ -82,9 +85,17 @@ def configuration(packed: Packed, left: list[str], form: str = FORMAT) -> dict[s
         "format": form,
         "quantization_status": "compressed",
         "config_groups": groups,
-        "ignore": left,
+        "ignore": named(left),
         "kv_cache_scheme": None,
     }
+
+
+def _targets(names: list[str], most: bool, n_kinds: int) -> list[str]:
+    """What is meant by names of a kind: all that is not named otherwise for the kind of `most`. Experts are named anyway where
+    there are several kinds: transformers looks for them."""
+    if not most:
+        return names
+    return ["Linear", *(name for name in names if name.startswith("re:") and n_kinds > 1)]
 
 
 def _scheme(grid: Integers) -> dict[str, Any]:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from posttrain.schema.errors import ModelError
 
 from .adapters import is_adapted
-from .matrices import matrices_in
+from .matrices import weights_in
 
 
 def hold_zeros(model: nn.Module) -> int:
     """Lets no weight of a layer's matrices learn that is zero; how many there are. Raises ModelError where there is none."""
-    found = [] if is_adapted(model) else [matrix.weight for matrix in matrices_in(model).values()]
+    found = [] if is_adapted(model) else weights_in(model)
     for weight in found:
         weight.register_hook(_where_not_zero(weight))
     n_zeros = sum(int(weight.eq(0).sum()) for weight in found)

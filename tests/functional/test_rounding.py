@@ -1,6 +1,7 @@
 """Few bits: by hand, against trying everything, and never further off than rounding to nearest."""
 
 import itertools
+from statistics import fmean
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from posttrain.functional.rounding import (
     Integers,
     Rounded,
+    damping,
     fit,
     gptq,
     inverse_factor,
@@ -188,3 +190,25 @@ def test_a_zero_may_be_kept_from_the_lowest_integer():
     assert found.dense().tolist() == [[0.0, 1.5, 3.0, 3.0]]
     below = torch.tensor([[-1.0, 2.0, 0.5, 0.1]])
     assert nearest(below, grid).scale.equal(nearest(below, Integers(2, symmetric=False)).scale)
+
+
+def test_damping_grows_where_tokens_are_few():
+    assert damping(0.01, 64, 8 * 64) == damping(0.01, 64, 10**6) == 0.01
+    assert damping(0.01, 64, 64) == pytest.approx(0.01 + (1 - 1 / 8) / 2)
+
+
+@pytest.mark.parametrize("tokens", [16, 64, 128])
+def test_few_tokens_cost_others_little_beside_rounding_to_nearest(tokens):
+    """Inputs of 64 columns that hang together a little, judged by other ones of the kind: undamped it is far worse."""
+    weight, grid, ratios = drawn(32, 64)[0], Integers(4), {"plain": [], "damped": []}
+    for seed in range(5):
+        draw = torch.Generator().manual_seed(seed)
+        mixed = torch.eye(64) + 0.5 * torch.randn(64, 64, generator=draw) / 8
+        seen, others = (torch.randn(n, 64, generator=draw) @ mixed for n in (tokens, 4000))
+        gram, judge = seen.t() @ seen, others.t() @ others
+        before = output_error(weight, nearest(weight, grid).dense(), judge)
+        for name, damp in (("plain", 0.01), ("damped", damping(0.01, 64, tokens))):
+            found = gptq(weight, gram, grid, damp)
+            assert found is not None
+            ratios[name].append(output_error(weight, found.dense(), judge) / before)
+    assert fmean(ratios["damped"]) < min(1.1, 0.95 * fmean(ratios["plain"]))

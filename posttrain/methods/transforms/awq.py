@@ -32,5 +32,5 @@ class ByError(Scaled):
     """Scales that change least."""
 
     def scales(self, names: Sequence[str], weights: Sequence[Tensor], inputs: Inputs) -> Tensor | None:
-        gram = inputs.of(names[0])[0]
+        gram = inputs.together(names)
         return None if gram is None else awq_scales(weights, gram, [self.grids[name] for name in names])

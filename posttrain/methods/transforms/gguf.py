@@ -28,7 +28,7 @@ from posttrain.engine.gguf_folder import Asked, is_asked, parity, read_back, tol
 from posttrain.engine.gguf_writing import Writer
 from posttrain.engine.importance import importance
 from posttrain.engine.job import Job
-from posttrain.engine.layerwise import Told, write_report
+from posttrain.engine.layerwise import Told, tell_fallbacks, write_report
 from posttrain.engine.method import Made, Transform
 from posttrain.engine.solving import Solved
 from posttrain.functional.ggml_super_blocks import SUPER_GRIDS
@@ -144,10 +144,11 @@ class GGUF(Calibrated, Solved, Transform):
         report: dict[str, list[Told]] = {}
         for kind in (each for each in self.types if is_solvable(each)):
             solved[kind], report[kind] = solved_blocks(job, model, ids, kind, self)
-            solved_ones = [each for each in report[kind] if not each.fallback]
-            error, before = (fmean(getattr(each, name) for each in solved_ones) for name in ("error", "nearest"))
-            job.note(
-                f"{kind}: the layers' outputs change by {error:.2g} of what they are, {before:.2g} if rounded to nearest"
-            )
+            tell_fallbacks(job, report[kind])
+            if solved_ones := [each for each in report[kind] if not each.fallback]:
+                error, before = (fmean(getattr(each, name) for each in solved_ones) for name in ("error", "nearest"))
+                job.note(
+                    f"{kind}: the layers' outputs change by {error:.2g} of what they are, {before:.2g} if rounded to nearest"
+                )
         write_report(job.folder, report)
         return solved

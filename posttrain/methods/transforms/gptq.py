@@ -30,7 +30,7 @@ class GPTQ(Calibrated, Solved, Quantising):
 
     damp: float = Field(DAMP, gt=0)
     """How much is added to the diagonal of G, as a share of its mean, so that it has an inverse; raised by itself where it is
-    too little."""
+    too little, and where tokens are few for the columns."""
     search: bool = True
     """Look for narrower scales that lower the error; without, the largest weight of a group sets its scale."""
 

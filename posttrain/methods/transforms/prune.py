@@ -19,11 +19,12 @@ from torch import Tensor
 
 from posttrain.engine.calibrating import Calibrated, calibration
 from posttrain.engine.job import Job
-from posttrain.engine.layerwise import Parts, Told, compress, write_report
+from posttrain.engine.layerwise import Parts, Told, compress, tell_what_is_left, unheard, write_report
 from posttrain.engine.method import Made, Transform
-from posttrain.functional.rounding import DAMP, corrected, output_error
+from posttrain.functional.rounding import DAMP, corrected, damping, output_error
 from posttrain.functional.sparsity import magnitude, sparsegpt, wanda
 from posttrain.models.blocks import Block, Blocks
+from posttrain.models.experts import put_together
 from posttrain.models.inputs import Groups, Inputs
 from posttrain.models.load import load_tokenizer, save_weights
 from posttrain.models.matrices import decoder, matrices_in
@@ -68,11 +69,18 @@ class Prune(Calibrated, Transform):
             )
         ids = calibration(self, model, inputs["data"], job)
         _, told = compress(weights, ids, Cut(self), device(), job)
-        save_weights(weights, load_tokenizer(model), job.folder, source=model)
-        write_report(job.folder, told)
         zeros = sum(int(matrix.weight.eq(0).sum()) for matrix in matrices.values())
         size = sum(matrix.weight.numel() for matrix in matrices.values())
-        facts = {"matrices": len(matrices), "zeros": zeros / size, "error": fmean(each.error for each in told)}
+        left = tell_what_is_left(job, weights, told)
+        put_together(weights)
+        save_weights(weights, load_tokenizer(model), job.folder, source=model)
+        write_report(job.folder, told)
+        facts = {
+            "matrices": len(matrices),
+            "zeros": zeros / size,
+            "error": fmean(each.error for each in told),
+            "left": left,
+        }
         return Made(facts | {"fallback": {each.name: each.fallback for each in told if each.fallback}})
 
 
@@ -98,21 +106,25 @@ class Cut:
         share, of = self.how.sparsity, self.how.of
         gram, drift, tokens = inputs.of(name)
         plain = magnitude(weight, share, of)
+        few = unheard(tokens, weight.shape[1]) if gram is None or self.how.by == "sparsegpt" else ""
         if gram is None or not gram.isfinite().all():
-            return plain, Told(name, 0, 0, tokens, "cut by magnitude: no token reached it")
+            return plain, Told(name, 0, 0, tokens, f"cut by magnitude: {few or 'it reads what is no number'}")
         before = output_error(weight, plain, gram)
+        if few:
+            return plain, Told(name, before, before, tokens, f"cut by magnitude: {few}")
+        damp = damping(DAMP, weight.shape[1], tokens)
         if drift is not None:
-            weight = corrected(weight, gram, drift, self.how.correct, DAMP)
-        found = self._cut(weight, gram)
+            weight = corrected(weight, gram, drift, self.how.correct, damp)
+        found = self._cut(weight, gram, damp)
         if found is None:
             return plain, Told(name, before, before, tokens, "cut by magnitude: what it reads has no inverse")
         return found, Told(name, output_error(weight, found, gram), before, tokens)
 
-    def _cut(self, weight: Tensor, gram: Tensor) -> Tensor | None:
+    def _cut(self, weight: Tensor, gram: Tensor, damp: float) -> Tensor | None:
         share, of = self.how.sparsity, self.how.of
         if self.how.by == "magnitude":
             return magnitude(weight, share, of)
-        return wanda(weight, gram, share, of) if self.how.by == "wanda" else sparsegpt(weight, gram, share, of, DAMP)
+        return wanda(weight, gram, share, of) if self.how.by == "wanda" else sparsegpt(weight, gram, share, of, damp)
 
     def put(self, block: Block, parts: Parts) -> None:
         for name, linear in block.linears().items():

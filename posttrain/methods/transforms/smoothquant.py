@@ -44,5 +44,5 @@ class Smoothed(Scaled):
     alpha: float = 0.5
 
     def scales(self, names: Sequence[str], weights: Sequence[Tensor], inputs: Inputs) -> Tensor | None:
-        largest = inputs.largest_of(names[0])
+        largest = inputs.largest_of(names)
         return None if largest is None else smooth_scales(weights, largest, self.alpha)

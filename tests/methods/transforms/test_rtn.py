@@ -12,7 +12,7 @@ from posttrain.functional.rounding import Integers, nearest
 from posttrain.models.load import load_policy, load_weights
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError, UsageError
-from tests import gguf_models, tiny
+from tests import experts_models, tiny
 
 IDS = torch.randint(6, tiny.VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
 EXACT = {"dtype": "float32", "group": 16}
@@ -129,9 +129,8 @@ def test_patterns_of_names_are_read_as_other_programs_write_them(workshop):
 
 
 def test_experts_that_stand_in_one_block_are_named(workshop):
-    folder = gguf_models.save(
-        workshop.folder / "experts", gguf_models.model("qwen3_moe", vocab_size=720), gguf_models.byte_level("qwen2")
-    )
+    """GPT-OSS has biases, and columns of gates and of what they let through by turns."""
+    folder = experts_models.saved(workshop.folder / "experts", experts_models.model("gpt_oss"))
     made = workshop.run("rtn", workshop.store.model(str(folder)), group=16)
     assert [name for name in made.facts["left"] if "experts" in name]
     assert made.facts["matrices"] == 8  # query, key, value and output of two layers
