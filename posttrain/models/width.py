@@ -31,7 +31,7 @@ from posttrain.schema.errors import ModelError
 
 from .activations import layers
 from .blocks import Blocks
-from .matrices import others_in
+from .matrices import matrices_in, others_in
 
 Width = Literal["ffn", "hidden", "kv_groups"]
 Kept = Mapping[tuple[Width, str], Tensor]
@@ -71,6 +71,7 @@ class Axis:
 def widths_of(weights: Any) -> dict[Width, int]:
     """The widths of a model. Raises ModelError for a mixture of experts, and where its configuration does not say."""
     config = weights.config.get_text_config()
+    matrices_in(weights)  # which says so where there is none
     blocks = others_in(weights)
     if blocks:
         raise ModelError(

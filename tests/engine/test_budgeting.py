@@ -107,7 +107,9 @@ def on_paper(form: str, sizes: Sequence[float], losses: Sequence[float], kl: flo
     }
     nothing: Any = None
     storing = cast(Any, SimpleNamespace(form=form))
-    return OnPaper(nothing, nothing, Limits(nothing, kl), storing, options, 0.5, 10, 110, nothing, losses=losses)
+    return OnPaper(
+        nothing, nothing, Limits(nothing, kl), storing, options, {"m": "m"}, nothing, 10, 110, nothing, losses=losses
+    )
 
 
 LOSSES = [0.001, 0.01, 0.1]

@@ -55,7 +55,7 @@ def test_losses_go_with_the_square_of_what_moves_and_the_model_stays(tmp_path):
     before = {name: matrix.weight.clone() for name, matrix in matrices_in(model).items()}
     per_square = sensitivities(model, aside, Integers(4, 16), Job(tmp_path, tmp_path))
     assert all(torch.equal(matrix.weight, before[name]) for name, matrix in matrices_in(model).items())
-    told = {bits: sum(per_square[n] * moved(w, Integers(bits, 16)) for n, w in before.items()) for bits in (8, 4)}
+    told = {bits: sum(per_square[n] * moved([w], Integers(bits, 16)) for n, w in before.items()) for bits in (8, 4)}
     assert told[8] < told[4] / 100
     again = sensitivities(model, aside, Integers(4, 16), Job(tmp_path, tmp_path))
     assert again == per_square  # what is on the disk

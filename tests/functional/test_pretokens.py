@@ -54,7 +54,7 @@ def test_another_way_shows():
         ("[一-龥]", 50),  # Chinese
         ("[\U0001f000-\U0001faff\ufe0f]\u200d", 20),  # joined emoji
         ("[\x01-\x08\x0e-\x1f\x7f-\x9f]", 40),  # control characters
-        (r"\d{12}", 20),
+        (r"\d{12}", 12),
         (r" {6}|\t\t\t", 30),
         (r"\n[ \t]+\S.*\n", 10),  # code
         ("[A-Za-z][а-я]|[а-я][A-Za-z]|[a-z][一-龥]", 8),  # scripts in one word

@@ -68,6 +68,7 @@ def test_super_blocks_are_closer_at_the_same_bytes(workshop, wide, kind, smaller
     assert kl(workshop, solved, wide, rows) < 0.8 * kl(workshop, stock, wide, rows)
 
 
+@pytest.mark.slow
 def test_rows_change_how_super_blocks_are_rounded(workshop, wide):
     """Stock files are more careful with columns that matter where there are rows."""
     looks = {"sequences": 8, "length": 32}
