@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from posttrain.engine.store import Store
 from posttrain.models import modelopt_layout
 from posttrain.models.drawn import drawn_logits
 from posttrain.models.load import load_weights
@@ -102,6 +103,11 @@ def test_a_folder_computes_what_it_stands_for(folder, algorithm):
     read = load_weights(Model(path=path, digest="", form="modelopt"), at=torch.device("cpu"))
     assert torch.allclose(drawn_logits(read), drawn_logits(model), rtol=0, atol=1e-4)
     assert not torch.allclose(drawn_logits(read), drawn_logits(tiny.model()), rtol=0, atol=1e-2)
+
+
+def test_a_folder_is_told_by_what_it_says(folder, tmp_path):
+    path, _ = folder(FOUR)
+    assert Store(tmp_path / "store").model(str(path)).form == "modelopt"
 
 
 def test_another_of_its_formats_is_refused(folder):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from posttrain.engine import outside
-from posttrain.schema.errors import MachineError, ModelError, PosttrainError, Stopped
+from posttrain.schema.errors import MachineError, ModelError, PosttrainError, Stopped, UsageError
 from tests.methods.transforms.test_gptq import TEXTS
 
 FEW = {"sequences": 4, "length": 16, "dtype": "float32"}
@@ -43,8 +43,10 @@ def program(tmp_path, monkeypatch):
     return put
 
 
-def made(workshop, python: str = sys.executable, **options):
-    return workshop.run("external", workshop.model(), workshop.rows(*TEXTS), python=python, **FEW | options)
+def made(workshop, python: str = sys.executable, family: str = "llama", **options):
+    return workshop.run(
+        "external", workshop.model(family=family), workshop.rows(*TEXTS), python=python, **FEW | options
+    )
 
 
 @pytest.mark.slow
@@ -115,6 +117,18 @@ def test_what_a_program_has_no_use_for_is_refused(workshop, options):
         workshop.stage("external", ["some"], python="p", **options)
 
 
+def test_groups_that_are_not_whole_are_told_before_the_work(workshop):
+    with pytest.raises(
+        UsageError, match=r"128 does not divide the 32 columns of .*q_proj. Write `group: 16`, which divides"
+    ):
+        made(workshop, program="modelopt")
+
+
+def test_matrices_that_are_kept_transposed_are_told_before_the_work(workshop):
+    with pytest.raises(ModelError, match="hold no plain matrix"):
+        made(workshop, family="gpt2", program="modelopt", activations=8)
+
+
 def test_it_is_stopped(tmp_path, program):
     program("import time\ntime.sleep(60)")
     job = outside.Job(tmp_path / "folder", tmp_path, stop=lambda: True)
@@ -145,7 +159,6 @@ def test_llm_compressor_itself(workshop, solver):
 def test_model_optimizer_itself(workshop, options):
     """What a tiny model loses is no more than half a nat: its inputs on drawn tokens are larger than those of the few letters."""
     found = made(workshop, str(Path(MODELOPT or "")), program="modelopt", **options, sequences=16, length=64)
-    print(found.facts)
     assert found.form == "modelopt"
     assert found.facts["parity"]["kl"] < 1e-6, found.facts
     assert 1e-6 < found.facts["difference"]["kl"] < 1
