@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .job import Job
 
 WEIGHTS = frozenset({"dense", "adapter"})  # can be trained
-ANSWERING = WEIGHTS | {"compressed-tensors", "gptq", "gguf"}  # can be asked
+ANSWERING = WEIGHTS | {"compressed-tensors", "gptq", "modelopt", "gguf"}  # can be asked
 EITHER = " or "
 """Between the forms of a model that may turn out as one or the other."""
 

@@ -240,7 +240,12 @@ def nearest_per_token(x: Tensor, bits: int = 8) -> Tensor:
     while a model computes. The largest value of a token sets its scale: s = max |x| / (2^bits - 1) * 2."""
     low, high = -(1 << bits - 1), (1 << bits - 1) - 1
     scale = x.abs().amax(-1, keepdim=True).float() / ((high - low) / 2)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a token of zeros
+    return nearest_of_scale(x, torch.where(scale > 0, scale, torch.ones_like(scale)), bits)  # 1: a token of zeros
+
+
+def nearest_of_scale(x: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
+    """(..., C) -> (..., C): values to the nearest of so many integers around zero times a scale, which fits them."""
+    low, high = -(1 << bits - 1), (1 << bits - 1) - 1
     return (x / scale).round_().clamp_(low, high).mul_(scale).to(x.dtype)
 
 

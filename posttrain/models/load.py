@@ -18,15 +18,15 @@ from posttrain.data.seq2seq_format import EncoderDecoderFormat
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
 
-from . import attention, seq2seq
+from . import attention, modelopt_layout, seq2seq
 from .adapters import NAME, is_adapted, reload, save_adapter
 from .expert_names import stacked
 from .four_bits import configuration, keep_gradients, note_base, noted, take_rounded
 from .gguf_file import gguf_weights, holds_gguf
-from .packed import is_packed, packed_weights
+from .packed import is_packed, packed_weights, stored_inputs
 from .policy import Policy
 from .precision import choose_threads, device, use_fast_matmul
-from .rounded_inputs import round_inputs_as_said
+from .rounded_inputs import round_inputs_as_said, round_inputs_as_stored
 from .scorer import Scorer
 
 if TYPE_CHECKING:
@@ -180,6 +180,8 @@ def rebuild(path: Path, **options: Any) -> "PreTrainedModel":
         raise ModelError(
             f"{path} lacks weights, or has some that are not the model's ({names[0]}). Copy the model again."
         )
+    if rounding.get("quant_method") == modelopt_layout.METHOD:
+        round_inputs_as_stored(weights, stored_inputs(path))
     round_inputs_as_said(weights, rounding)
     if (path / "generation_config.json").is_file():
         weights.generation_config = _transformers().GenerationConfig.from_pretrained(path)

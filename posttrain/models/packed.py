@@ -12,7 +12,7 @@ or, where matrices read rounded inputs too (`rounded_inputs.py`), in its format 
 
 `quantization_config` in config.json says which matrices are so and in how many bits. They are read back here without the
 package of that name: the integers become floating-point numbers again, which are what every program computes with. So are those
-of GPTQ's own layout (`gptq_layout.py`).
+of GPTQ's own layout (`gptq_layout.py`) and of Model Optimizer's (`modelopt_layout.py`).
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -27,7 +27,7 @@ from posttrain.functional.packing import pack, unpack
 from posttrain.functional.rounding import Integers, Rounded
 from posttrain.schema.errors import ModelError
 
-from . import gptq_layout
+from . import gptq_layout, modelopt_layout
 from .rounded_inputs import INPUTS, fits
 
 METHOD, FORMAT, WITH_INPUTS = "compressed-tensors", "pack-quantized", "int-quantized"
@@ -113,7 +113,7 @@ def _scheme(grid: Integers) -> dict[str, Any]:
 def is_packed(config: Any) -> bool:
     """Whether a model's configuration says that its matrices are integers in a format that is read here."""
     said = getattr(config, "quantization_config", None) or {}
-    return said.get("quant_method") == gptq_layout.METHOD or (
+    return said.get("quant_method") in (gptq_layout.METHOD, modelopt_layout.METHOD) or (
         said.get("quant_method") == METHOD and said.get("format") in (FORMAT, WITH_INPUTS)
     )
 
@@ -121,6 +121,8 @@ def is_packed(config: Any) -> bool:
 def packed_weights(folder: Path, config: Any) -> dict[str, Tensor]:
     """All tensors of a folder by name, fp32, integers as the numbers that they stand for. Raises ModelError where some are
     missing or do not fit together."""
+    if config.quantization_config["quant_method"] == modelopt_layout.METHOD:
+        modelopt_layout.check(folder, config.quantization_config)
     stored = dict(_tensors(folder))
     names = {name.rpartition(".")[0] for name, x in stored.items() if _is_integers(name, x)}
     if not names:
@@ -137,7 +139,7 @@ def packed_weights(folder: Path, config: Any) -> dict[str, Tensor]:
 
 
 def _is_integers(name: str, x: Tensor) -> bool:
-    return name.endswith((PACKED, gptq_layout.INTS)) or (name.endswith(WHOLE) and x.dtype == torch.int8)
+    return name.endswith((PACKED, gptq_layout.INTS)) or (name.endswith(WHOLE) and x.dtype in modelopt_layout.KINDS)
 
 
 def belongs(name: str, names: Collection[str]) -> bool:
@@ -150,6 +152,8 @@ def _dense(name: str, stored: Mapping[str, Tensor], said: Mapping[str, Any]) -> 
     """(R, C): the numbers that the integers of a matrix stand for. Raises KeyError, ValueError and RuntimeError."""
     if said["quant_method"] == gptq_layout.METHOD:
         return gptq_layout.dense(name, stored, said)
+    if said["quant_method"] == modelopt_layout.METHOD:
+        return modelopt_layout.dense(name, stored, said)
     if name + WHOLE not in stored:
         return _unpacked(name, stored, _bits_of(name, _bits_by_target(said)))
     ints, scale = stored[name + WHOLE], stored[name + SCALE].float()
@@ -179,10 +183,15 @@ def _unpacked(name: str, stored: Mapping[str, Tensor], bits: int) -> Tensor:
     return Rounded(ints, scale, offset).dense()
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def stored_inputs(folder: Path) -> dict[str, Tensor]:
+    """What a folder stores of how matrices read their inputs, as Model Optimizer does, by name."""
+    return dict(_tensors(folder, (modelopt_layout.INPUT, modelopt_layout.BEFORE)))
+
+
+def _tensors(folder: Path, endings: tuple[str, ...] = ("",)) -> Iterator[tuple[str, Tensor]]:
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
         raise ModelError(f"{folder} has no safetensors files. Copy the model again.")
     for path in paths:
         with safe_open(path, "pt") as file:
-            yield from ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118, it is no dictionary
+            yield from ((name, file.get_tensor(name)) for name in file.keys() if name.endswith(endings))  # noqa: SIM118, no dictionary

@@ -3,7 +3,8 @@
     y = W^ x^        x^ each token's x in 8 bits, with a scale of its own that is found while the model computes
 
 vLLM multiplies the integers themselves; here, as in transformers, their values are multiplied, which gives the same but for the
-order of sums. Its steps are max |x| / 127, those of compressed-tensors, which are taken here, max |x| / 127.5.
+order of sums. Its steps are max |x| / 127, those of compressed-tensors, which are taken here, max |x| / 127.5. Model Optimizer's are the
+same for all tokens, found once on texts and stored.
 """
 
 import re
@@ -12,8 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from posttrain.functional.rounding import nearest_per_token
+from posttrain.functional.rounding import nearest_of_scale, nearest_per_token
 from posttrain.schema.errors import ModelError
+
+from .modelopt_layout import BEFORE, INPUT
 
 INPUTS = {
     "num_bits": 8,
@@ -61,7 +64,29 @@ def fits(name: str, patterns: Any) -> bool:
     )
 
 
+def round_inputs_as_stored(model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Lets matrices read inputs that are multiplied and rounded by what is stored of them: (C,) factors, () scales."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and {name + INPUT, name + BEFORE} & stored.keys():
+            for key, hook in ((BEFORE, _multiplied), (INPUT, _rounded_alike)):
+                if name + key in stored:
+                    module.register_buffer(key.removeprefix("."), stored[name + key].float(), persistent=False)
+                    module.register_forward_pre_hook(hook)
+
+
 def _rounded(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return _passing(args, nearest_per_token(args[0].detach()))
+
+
+def _rounded_alike(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return _passing(args, nearest_of_scale(args[0].detach(), module.input_scale))
+
+
+def _passing(args: tuple[Any, ...], rounded: Tensor) -> tuple[Any, ...]:
+    """Inputs that are rounded, with the gradients of those that are not."""
     x: Tensor = args[0]
-    rounded = nearest_per_token(x.detach())
     return (x + (rounded - x).detach() if x.requires_grad else rounded, *args[1:])
+
+
+def _multiplied(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (args[0] * module.pre_quant_scale.to(args[0].dtype), *args[1:])

@@ -37,6 +37,11 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")"""
 LOAD_GPTQ = f"""# pip install optimum gptqmodel; vLLM and SGLang need nothing more
 {LOAD_DENSE}"""
 
+LOAD_MODELOPT = """# transformers 5.23 takes its integers for weights; posttrain reads it as what it is
+from tensorrt_llm import LLM
+
+model = LLM("FOLDER")"""
+
 LOAD_GGUF = """# pip install llama-cpp-python; llama.cpp, Ollama and LM Studio open the file too
 from llama_cpp import Llama
 
@@ -68,6 +73,7 @@ LOAD = {
     "compressed-tensors": LOAD_PACKED,
     "gptq": LOAD_GPTQ,
     "awq": LOAD_DENSE,
+    "modelopt": LOAD_MODELOPT,
     "gguf": LOAD_GGUF,
     "adapter": LOAD_ADAPTER,
     "reward": LOAD_REWARD,

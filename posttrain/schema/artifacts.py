@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 MANIFEST = "posttrain.json"
-FORMS = ("dense", "adapter", "reward", "compressed-tensors", "gptq", "awq", "gguf")
+FORMS = ("dense", "adapter", "reward", "compressed-tensors", "gptq", "awq", "modelopt", "gguf")
 
 
 def hash_of(value: Any) -> str:

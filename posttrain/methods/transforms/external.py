@@ -1,6 +1,6 @@
 """Another program's quantisation, run in an environment of its own and held to what it computes.
 
-    this package                            ENV/bin/python, with llm-compressor
+    this package                            ENV/bin/python, with llm-compressor or Model Optimizer
     texts, as the model reads them   ->     rounds a copy of the model, saves it
     reads what was saved             <-     logits before and after, on drawn tokens
 
@@ -11,10 +11,11 @@ differ, formats are written and read by different hands: either may fail without
 
 from collections.abc import Mapping
 from dataclasses import replace
+from math import gcd
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posttrain.engine.calibrating import Calibrated, calibration
 from posttrain.engine.files import copy_beside
@@ -23,41 +24,72 @@ from posttrain.engine.method import Made, Transform
 from posttrain.engine.outside import Outside, run_outside
 from posttrain.models.drawn import difference, drawn_ids, drawn_logits
 from posttrain.models.load import load_weights
-from posttrain.models.matrices import decoder
+from posttrain.models.matrices import decoder, matrices_in
+from posttrain.models.modelopt_layout import FILE
+from posttrain.models.modelopt_layout import METHOD as MODELOPT
 from posttrain.models.packed import METHOD
 from posttrain.models.vocabulary import n_rows
 from posttrain.schema.artifacts import Model
-from posttrain.schema.errors import ModelError
+from posttrain.schema.errors import ModelError, UsageError
 
 SAME = 1e-4  # mean KL in nats: roundings that fall the other way, where inputs are rounded too, stay far below
+BY_MODELOPT = {(4, None): ("awq", "nearest"), (8, 8): ("smoothquant", "nearest")}
+"""Its solvers for bits of weights and inputs: those that were proven to be read as they were made."""
 
 
 class External(Calibrated, Transform):
-    """Let llm-compressor quantise the model in an environment of its own, and prove that what it saved is what it made."""
+    """Let llm-compressor or Model Optimizer quantise the model in its own environment, and prove what it saved."""
 
     accepts: ClassVar[frozenset[str]] = frozenset({"dense"})
 
     python: str
     """The Python of the environment in which the program is installed, such as `llm-compressor/bin/python`."""
-    program: Literal["llm_compressor"] = "llm_compressor"
-    """Which program it is."""
+    program: Literal["llm_compressor", "modelopt"] = "llm_compressor"
+    """Which program it is; `modelopt`, NVIDIA's, makes 4 bits in groups, or with `activations: 8` weights and inputs of 8."""
     bits: Literal[4, 8] = 4
     """Bits of each weight."""
     group: int | None = Field(128, ge=1)
     """Columns that share a scale; `null` gives a whole row one scale."""
     activations: Literal[8] | None = None
-    """Bits that the inputs of matrices are rounded to while the model computes, each token with one scale."""
-    solver: Literal["gptq", "nearest", "smoothquant"] = "gptq"
-    """How the program rounds: by GPTQ, to nearest, or by SmoothQuant and then GPTQ."""
+    """Bits that the inputs of matrices are rounded to while the model computes, each token with one scale; by `modelopt` all tokens with
+    the scale of the largest input that it saw."""
+    solver: Literal["gptq", "nearest", "smoothquant", "awq"] = "gptq"
+    """How the program rounds: by GPTQ, to nearest, or by SmoothQuant and then GPTQ; `modelopt` by AWQ or to nearest, or, with
+    `activations`, by SmoothQuant or to nearest."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """How scales and all that is not rounded are stored."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_they_must_be(cls, said: Any) -> Any:
+        """Options that follow from others need not be said."""
+        if isinstance(said, dict) and said.get("program") == "modelopt":
+            said = (
+                {"bits": 8, "group": None, "solver": "smoothquant"} if said.get("activations") else {"solver": "awq"}
+            ) | said
+        return said
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "External":
+        if self.program == "llm_compressor" and self.solver == "awq":
+            raise ValueError(
+                "`awq` is what `program: modelopt` is told: write that, or `solver: gptq`, or use the stage `awq`"
+            )
+        offered = BY_MODELOPT.get((self.bits, self.activations), ())
+        if self.program == "modelopt" and (self.solver not in offered or (self.group is None) != (self.bits == 8)):
+            raise ValueError(
+                "`modelopt` makes weights of 4 bits in groups by `awq` or to `nearest`, or weights and inputs of 8 bits by "
+                "`smoothquant` or to `nearest`: leave out `bits`, `group` and `solver`, and write `activations: 8` for the second"
+            )
+        return self
+
     def makes_form(self, form: str) -> str:
-        return METHOD
+        return MODELOPT if self.program == "modelopt" else METHOD
 
     def run(self, job: Job, **inputs: Any) -> Made:
         model: Model = inputs["model"]
         dense = decoder(model, "quantised")
+        self._require_whole_groups({name: each.in_features for name, each in matrices_in(dense).items()})
         made = job.scratch / "made"
         told = {
             "model": str(model.path),
@@ -72,14 +104,25 @@ class External(Calibrated, Transform):
         if not before["kl"] <= SAME:
             raise _unlike("the model, before it changed anything,", before, found)
         copy_beside(model, job.folder)
-        for path in (*made.glob("*.safetensors*"), made / "config.json"):
+        for path in (*made.glob("*.safetensors*"), *made.glob(FILE), made / "config.json"):
             path.replace(job.folder / path.name)
-        read = drawn_logits(load_weights(replace(model, path=job.folder, form=METHOD), at=torch.device("cpu")))
+        form = self.makes_form(model.form)
+        read = drawn_logits(load_weights(replace(model, path=job.folder, form=form), at=torch.device("cpu")))
         parity = difference(found.after, read)
         if not parity["kl"] <= SAME:
             raise _unlike("what it made, read back here,", parity, found)
         job.note(f"{found.said['program']}: what it made and what is read here are {parity['kl']:.1g} nats apart")
-        return Made({**found.said, "before": before, "parity": parity, "difference": difference(ours, read)}, METHOD)
+        return Made({**found.said, "before": before, "parity": parity, "difference": difference(ours, read)}, form)
+
+    def _require_whole_groups(self, columns: Mapping[str, int]) -> None:
+        """Raises UsageError for groups that Model Optimizer would find out it cannot pack, at the end of its work."""
+        group = self.group or 1
+        uneven = [name for name, n in columns.items() if n % group]
+        if self.program == "modelopt" and uneven:
+            raise UsageError(
+                f"Model Optimizer packs whole groups, and {group} does not divide the {columns[uneven[0]]} columns of {uneven[0]}. "
+                f"Write `group: {gcd(group, *columns.values())}`, which divides those of every matrix."
+            )
 
 
 def _unlike(what: str, apart: Mapping[str, float], found: Outside) -> ModelError:

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from posttrain.engine import outside
-from posttrain.schema.errors import MachineError, ModelError, PosttrainError, Stopped
+from posttrain.schema.errors import MachineError, ModelError, PosttrainError, Stopped, UsageError
 from tests.methods.transforms.test_gptq import TEXTS
 
 FEW = {"sequences": 4, "length": 16, "dtype": "float32"}
 PYTHON = os.environ.get("LLM_COMPRESSOR_PYTHON")
+MODELOPT = os.environ.get("MODELOPT_PYTHON")
 
 SAVES = """
 import json, sys
@@ -42,8 +43,10 @@ def program(tmp_path, monkeypatch):
     return put
 
 
-def made(workshop, python: str = sys.executable, **options):
-    return workshop.run("external", workshop.model(), workshop.rows(*TEXTS), python=python, **FEW, **options)
+def made(workshop, python: str = sys.executable, family: str = "llama", **options):
+    return workshop.run(
+        "external", workshop.model(family=family), workshop.rows(*TEXTS), python=python, **FEW | options
+    )
 
 
 @pytest.mark.slow
@@ -86,6 +89,46 @@ def test_a_python_that_is_not_there(workshop):
         made(workshop, python="nowhere/bin/python")
 
 
+def test_a_program_by_itself_is_told_what_it_can_do(workshop):
+    def stage(**options):
+        found = workshop.stage("external", ["some"], python="p", **options)
+        return found.bits, found.group, found.solver, found.makes_form("dense")
+
+    assert stage() == (4, 128, "gptq", "compressed-tensors")
+    assert stage(program="modelopt") == (4, 128, "awq", "modelopt")
+    assert stage(program="modelopt", activations=8) == (8, None, "smoothquant", "modelopt")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"program": "modelopt", "solver": "gptq"},
+        {"program": "modelopt", "solver": "smoothquant"},
+        {"program": "modelopt", "bits": 8},
+        {"program": "modelopt", "group": None},
+        {"program": "modelopt", "activations": 8, "group": 128},
+        {"program": "modelopt", "activations": 8, "bits": 4},
+        {"program": "modelopt", "activations": 8, "solver": "awq"},
+        {"solver": "awq"},
+    ],
+)
+def test_what_a_program_has_no_use_for_is_refused(workshop, options):
+    with pytest.raises(ValueError, match=r"leave out `bits`, `group` and `solver`|write that, or `solver: gptq`"):
+        workshop.stage("external", ["some"], python="p", **options)
+
+
+def test_groups_that_are_not_whole_are_told_before_the_work(workshop):
+    with pytest.raises(
+        UsageError, match=r"128 does not divide the 32 columns of .*q_proj. Write `group: 16`, which divides"
+    ):
+        made(workshop, program="modelopt")
+
+
+def test_matrices_that_are_kept_transposed_are_told_before_the_work(workshop):
+    with pytest.raises(ModelError, match="hold no plain matrix"):
+        made(workshop, family="gpt2", program="modelopt", activations=8)
+
+
 def test_it_is_stopped(tmp_path, program):
     program("import time\ntime.sleep(60)")
     job = outside.Job(tmp_path / "folder", tmp_path, stop=lambda: True)
@@ -100,3 +143,22 @@ def test_llm_compressor_itself(workshop, solver):
     found = made(workshop, str(Path(PYTHON or "")), solver=solver, bits=8, group=None)
     assert found.facts["parity"]["kl"] < 1e-9, found.facts
     assert 1e-9 < found.facts["difference"]["kl"] < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(MODELOPT is None, reason="MODELOPT_PYTHON names no environment with Model Optimizer")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activations": 8},
+        {"activations": 8, "solver": "nearest", "dtype": "bfloat16"},
+        {"group": 16, "dtype": "bfloat16"},
+        {"group": 16, "solver": "nearest"},
+    ],
+)
+def test_model_optimizer_itself(workshop, options):
+    """What a tiny model loses is no more than half a nat: its inputs on drawn tokens are larger than those of the few letters."""
+    found = made(workshop, str(Path(MODELOPT or "")), program="modelopt", **options, sequences=16, length=64)
+    assert found.form == "modelopt"
+    assert found.facts["parity"]["kl"] < 1e-6, found.facts
+    assert 1e-6 < found.facts["difference"]["kl"] < 1
