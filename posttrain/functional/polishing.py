@@ -84,10 +84,12 @@ class _Polishing:
             steps = self.q[at] + zero
             size = ((self.gram[at][:, at] @ steps) * steps).sum(0)
             more = (self.apart[at] * steps).sum(0) / size
-            wanted = torch.where(size > 0, self.scale[k] + more, self.scale[k])
-            scale, offset = self.grid.rescaled(wanted, self.scale[k], self.offset[k])
-            self.apart.addmm_(self.gram[:, at], steps * (self.scale[k] - scale))
-            self.scale[k], self.offset[k] = scale, offset
+            before = self.scale[k]
+            wanted = torch.where(size > 0, before + more, before)
+            scale, offset = self.grid.rescaled(wanted, before, self.offset[k])
+            if scale is not before:  # scales that depend on others stay as they are
+                self.apart.addmm_(self.gram[:, at], steps * (before - scale))
+                self.scale[k], self.offset[k] = scale, offset
 
     def rounded(self) -> Rounded:
         ints = torch.empty_like(self.q, dtype=torch.int8)

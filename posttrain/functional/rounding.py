@@ -8,8 +8,9 @@ lets those to come make up for the error. With G = sum over tokens of x x^T, wha
     tr(D G D^T),    D = W - (s q + o)        the squared change of the layer's outputs
 
 lambda is a small share of the mean of G's diagonal, and about C / 2n of it more where n tokens are few for C columns: what they
-seem to say of how inputs go together can make others worse than rounding to nearest does. With U upper triangular and U^T U = (G + lambda I)^-1, a column i leaves e = (w_i - (s q_i + o)) / U_ii behind, and
-W_:j -= e U_ij for all j > i. Columns go by falling G_ii, as those that matter most should find most others left to help;
+seem to say of how inputs go together can make others worse than rounding to nearest does. With U upper triangular and
+U^T U = (G + lambda I)^-1, a column i leaves e = (w_i - (s q_i + o)) / U_ii behind, and W_:j -= e U_ij for all j > i.
+Columns go by falling G_ii, as those that matter most should find most others left to help;
 scales are those of the unchanged weights, so that groups stay where they are ("static" order: nothing to look up later).
 
 Shapes: R rows (outputs), C columns (inputs), K groups in a row, each of C / K columns.
