@@ -79,7 +79,7 @@ def _rounded(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _rounded_alike(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return _passing(args, nearest_of_scale(args[0].detach(), module.input_scale))
+    return _passing(args, nearest_of_scale(args[0].detach(), module.get_buffer("input_scale")))
 
 
 def _passing(args: tuple[Any, ...], rounded: Tensor) -> tuple[Any, ...]:
@@ -89,4 +89,4 @@ def _passing(args: tuple[Any, ...], rounded: Tensor) -> tuple[Any, ...]:
 
 
 def _multiplied(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return (args[0] * module.pre_quant_scale.to(args[0].dtype), *args[1:])
+    return (args[0] * module.get_buffer("pre_quant_scale").to(args[0].dtype), *args[1:])
