@@ -230,7 +230,7 @@ def nearest_of_scale(x: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
     """(..., C) -> (..., C): values to the nearest of so many integers around zero times a scale. It is multiplied by what Model
     Optimizer multiplies by: a value halfway between two integers falls the other way where the last bit differs."""
     low, high = -(1 << bits - 1), (1 << bits - 1) - 1
-    inverse = 1 / scale
+    inverse = high / (scale * high)  # it computes this of the largest value
     return (x * inverse).round_().clamp_(low, high).div_(inverse).to(x.dtype)
 
 
