@@ -241,13 +241,16 @@ def nearest_per_token(x: Tensor, bits: int = 8) -> Tensor:
     while a model computes. The largest value of a token sets its scale: s = max |x| / (2^bits - 1) * 2."""
     low, high = -(1 << bits - 1), (1 << bits - 1) - 1
     scale = x.abs().amax(-1, keepdim=True).float() / ((high - low) / 2)
-    return nearest_of_scale(x, torch.where(scale > 0, scale, torch.ones_like(scale)), bits)  # 1: a token of zeros
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a token of zeros
+    return (x / scale).round_().clamp_(low, high).mul_(scale).to(x.dtype)
 
 
 def nearest_of_scale(x: Tensor, scale: Tensor, bits: int = 8) -> Tensor:
-    """(..., C) -> (..., C): values to the nearest of so many integers around zero times a scale, which fits them."""
+    """(..., C) -> (..., C): values to the nearest of so many integers around zero times a scale. It is multiplied by what Model
+    Optimizer multiplies by: a value halfway between two integers falls the other way where the last bit differs."""
     low, high = -(1 << bits - 1), (1 << bits - 1) - 1
-    return (x / scale).round_().clamp_(low, high).mul_(scale).to(x.dtype)
+    inverse = high / (scale * high)  # it computes this of the largest value
+    return (x * inverse).round_().clamp_(low, high).div_(inverse).to(x.dtype)
 
 
 def output_error(weight: Tensor, rounded: Tensor, gram: Tensor) -> float:

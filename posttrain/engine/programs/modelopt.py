@@ -41,10 +41,12 @@ def rounded(told: dict[str, Any]) -> dict[str, Any]:
     requantize_resmooth_fused_llm_layers(model)
     seconds = time.perf_counter() - began
     dtype = getattr(torch, told["dtype"])
-    for x in model.parameters():
-        x.data = x.data.to(dtype).to(x.dtype)  # as it will be on the disk
+    kept = _not_rounded(model)
+    for x in kept.values():
+        x.data = x.data.to(dtype).to(x.dtype)  # as it will be on the disk; what is rounded is rounded from what it is
     numpy.save(told["after"], _logits(model, told["asked"]))
-    export_hf_checkpoint(model, dtype, told["made"], extra_state_dict=_not_rounded(model, dtype))
+    stored = {name: x.detach().to(dtype) for name, x in kept.items()}  # which its export leaves as computed with
+    export_hf_checkpoint(model, torch.float32, told["made"], extra_state_dict=stored)
     _note_dtype(Path(told["made"]) / "config.json", told["dtype"])
     return {
         "program": f"Model Optimizer {modelopt.__version__}",
@@ -67,15 +69,15 @@ def _config(told: dict[str, Any], mtq: Any) -> dict[str, Any]:
     return found
 
 
-def _not_rounded(model: Any, dtype: Any) -> dict[str, Any]:
-    """All parameters that stay numbers, in the type that they are stored in, which its export leaves as they are computed with."""
+def _not_rounded(model: Any) -> dict[str, Any]:
+    """All parameters that stay numbers, by name."""
     modules = dict(model.named_modules())
     found = {}
     for name, x in model.named_parameters():
         of, _, key = name.rpartition(".")
         quantizer = getattr(modules[of], "weight_quantizer", None)
         if key != "weight" or quantizer is None or not quantizer.is_enabled:
-            found[name] = x.detach().to(dtype)
+            found[name] = x
     return found
 
 
