@@ -21,6 +21,7 @@ from posttrain.schema.errors import MachineError, PosttrainError, Stopped
 from .job import Job
 
 PROGRAMS = Path(__file__).parent / "programs"
+RUN = PROGRAMS / "run.py"
 TURN = 0.2  # seconds between two looks at whether it has ended, or shall
 SAID = 2000  # characters at the end of what it printed, in which its last word is looked for
 
@@ -42,9 +43,8 @@ def run_outside(program: str, python: str, told: Mapping[str, Any], job: Job) ->
     paths["said.json"].unlink(missing_ok=True)
     said = json.dumps({**told, **{name: str(path) for name, path in arrays.items()}})
     paths["told.json"].write_text(said, encoding="utf-8")
-    script = PROGRAMS / f"{program}.py"
     # isolated: it must find its own packages, and neither this one nor those beside the script
-    command = [python, "-I", str(script), str(paths["told.json"]), str(paths["said.json"])]
+    command = [python, "-I", *map(str, (RUN, PROGRAMS / f"{program}.py", paths["told.json"], paths["said.json"]))]
     with paths["log.txt"].open("wb") as log:
         code = _ended(_start(command, log, program), job)
     if code or not paths["said.json"].exists():

@@ -1,29 +1,18 @@
 """NVIDIA Model Optimizer's side of `external`: reads a model, rounds it as told and exports it, in its own environment.
 
-python modelopt.py TOLD SAID        both JSON; what it computes before and after goes beside, as .npy
-
 Its export first gives matrices that read the same inputs one scale, and puts AWQ's scales into norms. That is done here before the
 model is asked, so that what is compared is what it has in its memory and not what it had.
 """
 
-import argparse
 import copy
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("told", type=Path)
-    parser.add_argument("said", type=Path)
-    args = parser.parse_args()
-    told = json.loads(args.told.read_text(encoding="utf-8"))
-    args.said.write_text(json.dumps(rounded(told)), encoding="utf-8")
-
-
-def rounded(told: dict[str, Any]) -> dict[str, Any]:
+def rounded(told: dict[str, Any], logits: Callable[[Any, list[list[int]]], Any]) -> dict[str, Any]:
     """Does what it was told, and says which versions did it and how long that took."""
     import modelopt
     import modelopt.torch.quantization as mtq
@@ -35,16 +24,16 @@ def rounded(told: dict[str, Any]) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(told["model"], dtype=torch.float32).eval()
-    numpy.save(told["before"], _logits(model, told["asked"]))
+    numpy.save(told["before"], logits(model, told["asked"]))
     began = time.perf_counter()
-    model = mtq.quantize(model, _config(told, mtq), lambda model: [_logits(model, [row]) for row in told["texts"]])
+    model = mtq.quantize(model, _config(told, mtq), lambda model: [logits(model, [row]) for row in told["texts"]])
     requantize_resmooth_fused_llm_layers(model)
     seconds = time.perf_counter() - began
     dtype = getattr(torch, told["dtype"])
     kept = _not_rounded(model)
     for x in kept.values():
         x.data = x.data.to(dtype).to(x.dtype)  # as it will be on the disk; what is rounded is rounded from what it is
-    numpy.save(told["after"], _logits(model, told["asked"]))
+    numpy.save(told["after"], logits(model, told["asked"]))
     stored = {name: x.detach().to(dtype) for name, x in kept.items()}  # which its export leaves as computed with
     export_hf_checkpoint(model, torch.float32, told["made"], extra_state_dict=stored)
     _note_dtype(Path(told["made"]) / "config.json", told["dtype"])
@@ -85,14 +74,3 @@ def _note_dtype(path: Path, dtype: str) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["dtype"] = dtype
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _logits(model: Any, asked: list[list[int]]) -> Any:
-    import torch
-
-    with torch.no_grad():
-        return model(input_ids=torch.tensor(asked), use_cache=False).logits.float().numpy()
-
-
-if __name__ == "__main__":
-    main()
