@@ -105,7 +105,7 @@ def test_what_is_read_is_summed_over_all_tokens(part, monkeypatch):
         assert (tokens, drift) == (IDS.numel(), None)
         assert gram is not None
         assert torch.allclose(gram, x.t() @ x, rtol=1e-4, atol=1e-4)
-        largest = inputs.largest_of(name)
+        largest = inputs.largest_of([name])
         assert largest is not None
         assert torch.allclose(largest, x.abs().amax(0))
 
