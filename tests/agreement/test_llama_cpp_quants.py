@@ -88,7 +88,7 @@ def test_what_needs_rows_is_refused_without(tmp_path, kind):
 def test_our_super_blocks_are_as_close_as_its_own(tmp_path, kind, careful, monkeypatch):
     weights, vocab = made(tmp_path)
     exact, matters = read_gguf(tmp_path / "exact.gguf"), worth(tmp_path / "exact.gguf")
-    package = llama_cpp._package()
+    package = llama_cpp.package()
     options = package.llama_model_quantize_default_params()
     options.pure = True
     monkeypatch.setattr(package, "llama_model_quantize_default_params", lambda: options)
