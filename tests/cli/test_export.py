@@ -9,6 +9,7 @@ import pytest
 
 from posttrain.cli import main
 from posttrain.data.modelfile import read_modelfile
+from posttrain.data.varied_texts import N_TEXTS
 from posttrain.models import llama_cpp
 from tests import gguf_models, tiny
 from tests.faults.places import Done
@@ -67,7 +68,10 @@ def test_a_stage_for_ollama(posttrain, ran):
     done = posttrain("export", "few_shot", "--to", "ollama")
     assert done.code == 0, done.err
     assert done.out.splitlines()[0] == "few_shot-ollama  few_shot for ollama: Modelfile, README.md, model-Q8_0.gguf"
-    assert "verified: tokenizer rules, read back  (240 texts read alike, 6 chats written alike, 1 examples" in done.out
+    assert (
+        f"verified: tokenizer rules, read back  ({N_TEXTS} texts read alike, 6 chats written alike, 1 examples"
+        in done.out
+    )
     assert done.err.splitlines()[-1] == (
         "Next  ollama create few-shot -f few_shot-ollama/Modelfile   ollama run few-shot"
     )

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from posttrain.data.program import Example, PromptProgram
+from posttrain.data.varied_texts import N_TEXTS
 from posttrain.engine.exporting import export_file, export_folder, steps_to
 from posttrain.engine.files import whole_folder
 from posttrain.engine.for_llama_cpp import file_agrees
@@ -105,7 +106,7 @@ def test_transformers_by_itself_agrees(store, tmp_path):
     (tmp_path / "out").mkdir()
     found = export_folder(model, "vllm", tmp_path / "out", "tiny")
     assert found.verified["verified"] == "transformers"
-    assert (found.verified["texts"], found.verified["chats"]) == (240, 6)
+    assert (found.verified["texts"], found.verified["chats"]) == (N_TEXTS, 6)
     assert found.verified["kl"] < 1e-9
     assert found.commands == ("vllm serve FOLDER --served-model-name tiny",)
     said = json.loads((tmp_path / "out" / "generation_config.json").read_text())
@@ -121,9 +122,11 @@ def test_transformers_by_itself_agrees(store, tmp_path):
 def test_a_tokenizer_that_transformers_replaces_is_refused(store, tmp_path):
     """It is one of Qwen 2 beside a configuration of Qwen 2, whatever tokenizer.json says."""
     model = dense(store, tmp_path / "model", "qwen2")
-    with pytest.raises(ModelError, match=r"reads \d+ of 240 texts otherwise than tokenizer.json.*for qwen2 models"):
+    with pytest.raises(
+        ModelError, match=rf"reads \d+ of {N_TEXTS} texts otherwise than tokenizer.json.*for qwen2 models"
+    ):
         transformers_agrees(model, Path(model.path))
-    with pytest.raises(ModelError, match=r"which the model learnt with, reads \d+ of 240 texts otherwise"):
+    with pytest.raises(ModelError, match=rf"which the model learnt with, reads \d+ of {N_TEXTS} texts otherwise"):
         file_agrees(model, Path("never read"))
 
 
@@ -132,7 +135,7 @@ def test_a_file_and_its_modelfile(store, tmp_path):
     PromptProgram(examples=(Example("red ->", "rako"), Example("blue ->", "timi")), k=1).save(Path(model.path))
     found = export_file(model, "ollama", tmp_path, "tiny")
     assert found.verified | {"notes": 0} == {
-        "texts": 240, "verified": "tokenizer rules, read back", "chats": 6, "examples": 1, "notes": 0,
+        "texts": N_TEXTS, "verified": "tokenizer rules, read back", "chats": 6, "examples": 1, "notes": 0,
     }  # fmt: skip
     said = (tmp_path / "Modelfile").read_text(encoding="utf-8")
     assert said.splitlines()[0] == "FROM ./model-Q4_0.gguf", "the smallest"
