@@ -17,7 +17,7 @@ Blend = Literal[
     "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k", "q2_k_s",
     "iq4_nl", "iq4_xs", "iq3_m", "iq3_s", "iq3_xs", "iq3_xxs", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s",
 ]  # fmt: skip
-GgufType = TensorType | Blend
+GgufType = Literal[TensorType, Blend]
 
 BLENDS: tuple[str, ...] = get_args(Blend)
 SOLVABLE = (*GRIDS, *SUPER_GRIDS)
