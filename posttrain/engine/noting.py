@@ -11,7 +11,6 @@ Notes lie in the store and outlive the stage: another student of the same teache
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +37,7 @@ AT_ONCE = 256  # rows of a group
 SCHEMA = 1
 U16 = 1 << 16
 TOKENS, DONE = "tokens.bin", "done.json"
+NOTHING = (0, 0)
 WHAT = "what the teacher expects"
 
 
@@ -141,6 +141,8 @@ def noted(asking: Asking, asked: Sequence[Sequence[Tree]], device: torch.device,
 def _write(folder: Path, asking: Asking, groups: Sequence[tuple[Sequence[Tree], list[int]]], n: int, job: Job) -> None:
     """Goes on behind what is whole, group by group, until all `n` tokens are noted."""
     done, _ = _done(folder)
+    if not done and (folder / TOKENS).exists():
+        job.note("what was noted of the teacher before cannot be read: it is asked again")
     if done == n:
         job.note(f"what the teacher expects of {n:,} tokens is on the disk: it is not asked again")
         return
@@ -166,12 +168,11 @@ def _write(folder: Path, asking: Asking, groups: Sequence[tuple[Sequence[Tree], 
 
 
 def _done(folder: Path) -> tuple[int, int]:
-    """How many tokens are noted for sure, and of how many the likeliest; what is damaged is begun anew."""
+    """How many tokens are noted for sure, and of how many the likeliest; none where what says so is damaged, or says more than
+    there is."""
     try:
         told = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        if (folder / TOKENS).stat().st_size >= told["bytes"]:
-            return told["tokens"], told["rows"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    shutil.rmtree(folder, ignore_errors=True)
-    return 0, 0
+        whole = (folder / TOKENS).stat().st_size >= told["bytes"]
+        return (int(told["tokens"]), int(told["rows"])) if whole else NOTHING
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return NOTHING

@@ -119,7 +119,13 @@ def test_notes_that_are_damaged_are_written_anew(tmp_path):
     notes(policy(2), tmp_path)
     (kept,) = tmp_path.glob("noted/*/tokens.bin")
     whole = kept.read_bytes()
+    said: list[str] = []
+    job = Job(tmp_path, tmp_path, emit=lambda kind, **fields: said.append(fields.get("text", "")))
     kept.write_bytes(whole[:-9])
+    notes(policy(2), tmp_path, job=job)
+    assert kept.read_bytes() == whole
+    assert any("cannot be read: it is asked again" in text for text in said)
+    (kept.parent / "done.json").write_text("{")
     notes(policy(2), tmp_path)
     assert kept.read_bytes() == whole
 
