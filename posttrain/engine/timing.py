@@ -1,7 +1,7 @@
 """How quickly a model reads and writes, and what memory that takes, in a process of its own: nothing else counts then.
 
-    dense, adapter, compressed-tensors    our own engine on transformers; integers as the numbers that they stand for
-    gguf                                  llama.cpp where it is installed, one text at a time; else as dense numbers
+    dense, adapter    our own engine on transformers; so are integers of any layout, as the numbers that they stand for
+    gguf              llama.cpp where it is installed, one text at a time; else as dense numbers
 
 `python -m posttrain.engine.timing` reads what is asked as JSON and prints what was found.
 """
@@ -20,6 +20,7 @@ from posttrain.schema.artifacts import Model
 
 from .apart import run_apart
 from .environment import cores
+from .method import WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of each pass over all prompts, those of writing with the reading before it; `memory` is the peak less what the program took before the model was loaded, in
-    bytes, on the `device`; `at_once` are the prompts that are answered together."""
+    """Seconds of each pass over all prompts, those of writing with the reading before it; `memory` is the peak less what the
+    program took before the model was loaded, in bytes, on the `device`; `at_once` are the prompts that are answered together."""
 
     engine: str
     device: str
@@ -108,7 +109,7 @@ def _in_own_engine(asked: Asked) -> Timed:
     writing = _passes(asked, lambda: sampler.sample(prompts, Sampling(max_new_tokens=asked.new_tokens)))
     on_gpu = policy.device.type == "cuda"
     memory = torch.cuda.max_memory_allocated() if on_gpu else _resident("VmHWM") - before
-    as_numbers = " (as dense numbers)" if asked.form in ("compressed-tensors", "gguf") else ""
+    as_numbers = "" if asked.form in WEIGHTS else " (as dense numbers)"
     engine, threads = f"transformers{as_numbers}", torch.get_num_threads()
     return Timed(engine, policy.device.type, threads, asked.prompts, reading, writing, memory)
 
