@@ -35,6 +35,7 @@ from posttrain.schema.errors import UsageError
 class Prune(Calibrated, Transform):
     """Make a share of the weights zero."""
 
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[str]] = frozenset({"dense"})
 
     sparsity: float = Field(0.5, gt=0, lt=1)
@@ -46,6 +47,12 @@ class Prune(Calibrated, Transform):
     them."""
     correct: float = Field(0.5, ge=0, le=1)
     """With `by: sparsegpt`, how much of what pruning lost before a matrix it makes up for."""
+
+    @model_validator(mode="after")
+    def _only_sparsegpt_makes_up(self) -> "Prune":
+        if self.by != "sparsegpt" and "correct" in self.model_fields_set:
+            raise ValueError(f"`correct` does nothing to `by: {self.by}`: write `by: sparsegpt`, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _share_of_whole_weights(self) -> "Prune":

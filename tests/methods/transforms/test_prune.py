@@ -48,9 +48,13 @@ def test_each_way_is_closer_to_the_model(workshop):
         ({"sparsity": 0.3, "of": 4}, r"`sparsity: 0.25`, or leave `of` out"),
         ({"sparsity": 0.9, "of": 2}, r"`sparsity: 0.5`, or leave `of` out"),
         ({"sparsity": 1.0}, "less than 1"),
+        (
+            {"by": "wanda", "correct": 0.5},
+            r"`correct` does nothing to `by: wanda`: write `by: sparsegpt`, or leave it out",
+        ),
     ],
 )
-def test_shares_of_no_whole_weights_are_refused(workshop, options, cure):
+def test_what_cannot_be_is_refused(workshop, options, cure):
     with pytest.raises(ValidationError, match=cure):
         workshop.stage("prune", workshop.rows(*TEXTS), **options)
 
