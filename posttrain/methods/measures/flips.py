@@ -37,9 +37,9 @@ class Flips(Measure):
     """Prompts of all kinds that the model will meet, harmful ones among them; those with an answer are graded."""
     against: ModelRef
     """The model that it should answer like: the name of a stage such as `sft`, or a folder."""
-    grader: GraderRef = "exact"
-    """How answers are scored, as in `benchmark`: right is what gets all that there is. One that is named here scores every row,
-    also such without an answer."""
+    grader: GraderRef | None = None
+    """How every row is scored, as in `benchmark`: right is what gets all that there is. Without it, rows that have an answer, by
+    `exact`."""
     max_new_tokens: int = Field(256, ge=1)
     """Longest answer, in tokens; what needs more does not end."""
 
@@ -76,10 +76,10 @@ class Flips(Measure):
 
     def _traits(self, rows: Sequence[Prompt], said: Sequence[Said]) -> list[Traits]:
         """What each answer is; only rows that can be are graded."""
-        graded = [n for n, row in enumerate(rows) if row.answer is not None or "grader" in self.model_fields_set]
+        graded = [n for n, row in enumerate(rows) if row.answer is not None or self.grader is not None]
         scores: dict[int, float | None] = {}
         if graded:
-            scoring = grader(*named(self.grader))
+            scoring = grader(*named(self.grader or "exact"))
             scores = dict(
                 zip(graded, scoring.many([said[n].text for n in graded], [asked(rows[n]) for n in graded]), strict=True)
             )
