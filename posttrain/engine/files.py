@@ -23,8 +23,6 @@ DRAFT = re.compile(r"\..+\.\d+")  # `.report.md.4711`: what process 4711 writes 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # Libraries written in Rust and C++ report a full disk as text, without an errno.
 FULL_WORDS = ("no space left on device", "os error 28", "disk quota exceeded", "pytorchstreamwriter failed writing")
-
-
 WAIT = 0.2  # seconds between two looks at a lock that another process holds
 
 
@@ -247,9 +245,9 @@ def room_for(what: str, place: Path, needed: int = 0) -> Iterator[None]:
         raise _disk_full(place, what, max(needed, written), more) from error
 
 
-def copy_beside(model: Model, folder: Path) -> None:
-    """What stands beside the weights of a model: configuration, tokenizer, chat template and prompt program."""
-    for name in model.files:
-        if not name.endswith((*WEIGHTS, "README.md")):
+def copy_model(model: Model, folder: Path, weights: bool = True) -> None:
+    """The files of a model but for its card: configuration, tokenizer, chat template, prompt program, and its `weights`."""
+    for name in sorted(model.files):
+        if not name.endswith(("README.md", *(() if weights else WEIGHTS))):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model.path / name, folder / name)

@@ -28,7 +28,7 @@ from posttrain.models.vocabulary import n_rows
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
 
-from .files import copy_beside, readable
+from .files import copy_model, readable
 from .for_llama_cpp import vocab_of
 from .gguf_writing import Writer
 from .job import Job
@@ -108,7 +108,7 @@ def written(
     path = job.folder / "model.gguf"
     write_gguf(path, weights.state_dict(), weights.config, vocab, REST, blocks=solved, extra=labelled)
     job.note(f"{path.name}: {readable(path.stat().st_size)}")
-    copy_beside(model, job.folder)
+    copy_model(model, job.folder, weights=False)
     write_report(job.folder, report)
     verified: dict[str, Any] = {"verified": "tokenizer rules, read back"}
     asked = is_asked(job, "auto")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from posttrain.engine.block_solving import solved_blocks
 from posttrain.engine.calibrating import Calibrated, calibration
-from posttrain.engine.files import copy_beside
+from posttrain.engine.files import copy_model
 from posttrain.engine.gguf_folder import Asked, is_asked, parity, read_back, told, vocab_noted
 from posttrain.engine.gguf_writing import Writer
 from posttrain.engine.importance import importance
@@ -124,7 +124,7 @@ class GGUF(Calibrated, Solved, Transform):
             files = {
                 f"model-{kind.upper()}.gguf": writer.write(kind, exact, solved.get(kind, {})) for kind in self.types
             }
-            copy_beside(model, job.folder)
+            copy_model(model, job.folder, weights=False)
             verified = {
                 "verified": "tokenizer rules, read back",
                 **(parity(job, model, weights, vocab, exact) if asked else {}),
