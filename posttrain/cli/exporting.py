@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from posttrain.schema.errors import ModelError, Stopped, UsageError, nearest
 from posttrain.schema.record import RunRecord
+from posttrain.schema.targets import TARGETS
 
 from . import places
 from .stopping import stoppable
@@ -16,14 +17,12 @@ if TYPE_CHECKING:
     from posttrain.engine.store import Store
     from posttrain.schema.artifacts import Model
 
-PROGRAMS = ("ollama", "llama.cpp", "vllm", "transformers")
-
 
 def export(words: list[str], terminal: Terminal) -> int:
     """`posttrain export MODEL --to PROGRAM [--out FOLDER]`"""
     asked = _parser().read(words)
-    if asked.to not in PROGRAMS:
-        raise UsageError(f"Models are not exported to {asked.to!r}. {nearest(asked.to, PROGRAMS)}")
+    if asked.to not in TARGETS:
+        raise UsageError(f"Models are not exported to {asked.to!r}. {nearest(asked.to, TARGETS)}")
     terminal.draw("  loading …")
     from posttrain.engine.store import Store
 
@@ -60,7 +59,7 @@ def _parser() -> Words:
     )
     parser = Words("export", about)
     parser.add_argument("model", metavar="MODEL", help="a model: sft, quickstart-1/sft, a digest, a folder, or lab")
-    parser.add_argument("--to", required=True, metavar="PROGRAM", help=", ".join(PROGRAMS))
+    parser.add_argument("--to", required=True, metavar="PROGRAM", help=", ".join(TARGETS))
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write it (default: MODEL-PROGRAM here)")
     parser.add_argument(
         "--type", metavar="TYPE", help="of the GGUF file (default: q8_0, or the smallest that there is)"

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from posttrain.data.chat import ChatFormat
 from posttrain.models import adapters
@@ -19,14 +19,13 @@ from posttrain.models.four_bits import FILE as FOUR_BITS
 from posttrain.models.load import load_tokenizer
 from posttrain.schema.artifacts import Model
 from posttrain.schema.errors import ModelError
+from posttrain.schema.targets import Target
 
-from .files import replace_text
+from .files import copy_model, replace_text
 from .for_llama_cpp import file_agrees, file_of
 from .ollama import write_modelfile
 from .parity import transformers_agrees
 
-Target = Literal["transformers", "vllm", "llama.cpp", "ollama"]
-TARGETS: tuple[Target, ...] = get_args(Target)
 FILES: tuple[Target, ...] = ("llama.cpp", "ollama")
 FORMS: Mapping[Target, tuple[str, ...]] = {
     "transformers": ("dense", "adapter", "compressed-tensors"),
@@ -93,7 +92,7 @@ def export_folder(model: Model, target: Target, folder: Path, name: str) -> Expo
             f"{model.path} holds asymmetric integers, which transformers 5 does not load as they are and vLLM not in every version. "
             "Make it with `symmetric: true`, and export that."
         )
-    _copy(model, folder)
+    copy_model(model, folder)
     if model.form == "adapter":
         lost += _name_base(model, folder)
     elif (settings := folder / "config.json").is_file():
@@ -138,13 +137,6 @@ def _rounding(model: Model, source: Path) -> dict[str, float]:
     """How far a file is from the model that it was written from, where the stage that wrote it says so."""
     of_type = model.facts.get("difference", {}).get(source.stem.removeprefix("model-").lower(), {})
     return {"rounding": float(of_type["kl"])} if "kl" in of_type else {}
-
-
-def _copy(model: Model, folder: Path) -> None:
-    for name in sorted(model.files):
-        if not name.endswith("README.md"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(model.path / name, folder / name)
 
 
 def _is_symmetric(folder: Path) -> bool:

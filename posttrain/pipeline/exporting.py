@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from posttrain.data.program import PromptProgram
-from posttrain.engine.exporting import FILES, Exported, Target, export_file, export_folder, steps_to
+from posttrain.engine.exporting import FILES, Exported, export_file, export_folder, steps_to
 from posttrain.engine.files import files_under, room_for, whole_folder
 from posttrain.engine.store import Store
 from posttrain.report.exported import readme
@@ -18,6 +18,7 @@ from posttrain.schema.artifacts import Artifact, Model
 from posttrain.schema.errors import Stopped, UsageError
 from posttrain.schema.record import RunRecord
 from posttrain.schema.rows import Message, Prompt
+from posttrain.schema.targets import Target
 
 from .recipe import BASE
 from .run import prepare
