@@ -11,17 +11,18 @@ differ, formats are written and read by different hands: either may fail without
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import gcd
 from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 
 from posttrain.engine.calibrating import Calibrated, calibration
-from posttrain.engine.files import copy_beside
+from posttrain.engine.files import copy_model
 from posttrain.engine.job import Job
 from posttrain.engine.method import Made, Transform
 from posttrain.engine.outside import Outside, run_outside
+from posttrain.engine.quantising import require_whole_groups
+from posttrain.functional.rounding import Integers
 from posttrain.models.drawn import difference, drawn_ids, drawn_logits
 from posttrain.models.load import load_weights
 from posttrain.models.matrices import decoder, matrices_in
@@ -30,7 +31,7 @@ from posttrain.models.modelopt_layout import METHOD as MODELOPT
 from posttrain.models.packed import METHOD
 from posttrain.models.vocabulary import n_rows
 from posttrain.schema.artifacts import Model
-from posttrain.schema.errors import ModelError, UsageError
+from posttrain.schema.errors import ModelError
 
 SAME = 1e-4  # mean KL in nats: roundings that fall the other way, where inputs are rounded too, stay far below
 BY_MODELOPT = {(4, None): ("awq", "nearest"), (8, 8): ("smoothquant", "nearest")}
@@ -89,7 +90,8 @@ class External(Calibrated, Transform):
     def run(self, job: Job, **inputs: Any) -> Made:
         model: Model = inputs["model"]
         dense = decoder(model, "quantised")
-        self._require_whole_groups({name: each.in_features for name, each in matrices_in(dense).items()})
+        matrices = matrices_in(dense)
+        require_whole_groups(matrices, dict.fromkeys(matrices, Integers(self.bits, self.group)))
         made = job.scratch / "made"
         told = {
             "model": str(model.path),
@@ -103,7 +105,7 @@ class External(Calibrated, Transform):
         before = difference(ours, found.before)
         if not before["kl"] <= SAME:
             raise _unlike("the model, before it changed anything,", before, found)
-        copy_beside(model, job.folder)
+        copy_model(model, job.folder, weights=False)
         for path in (*made.glob("*.safetensors*"), *made.glob(FILE), made / "config.json"):
             path.replace(job.folder / path.name)
         form = self.makes_form(model.form)
@@ -113,16 +115,6 @@ class External(Calibrated, Transform):
             raise _unlike("what it made, read back here,", parity, found)
         job.note(f"{found.said['program']}: what it made and what is read here are {parity['kl']:.1g} nats apart")
         return Made({**found.said, "before": before, "parity": parity, "difference": difference(ours, read)}, form)
-
-    def _require_whole_groups(self, columns: Mapping[str, int]) -> None:
-        """Raises UsageError for groups that Model Optimizer would find out it cannot pack, at the end of its work."""
-        group = self.group or 1
-        uneven = [name for name, n in columns.items() if n % group]
-        if self.program == "modelopt" and uneven:
-            raise UsageError(
-                f"Model Optimizer packs whole groups, and {group} does not divide the {columns[uneven[0]]} columns of {uneven[0]}. "
-                f"Write `group: {gcd(group, *columns.values())}`, which divides those of every matrix."
-            )
 
 
 def _unlike(what: str, apart: Mapping[str, float], found: Outside) -> ModelError:
