@@ -136,12 +136,9 @@ def saved(folder: Path) -> tuple[Any, Any]:
     return weights, read_vocab(folder, SIZE)
 
 
-@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
-def test_every_type_is_read_as_we_read_it(tmp_path, kind):
-    """llama.cpp rounds what goes into a product as well, so that it is near, and not the same."""
-    weights, vocab = saved(tmp_path)
-    path = tmp_path / "m.gguf"
-    write_gguf(path, weights.state_dict(), weights.config, vocab, kind)
+def read_by_both(path: Path, weights: Any) -> tuple[torch.Tensor, ...]:
+    """(T, V) each: what llama.cpp computes with a file, what is computed here, and by the model that it was written from, whose
+    weights are those of the file afterwards."""
     llama, ids = llama_cpp.opened(path), list(range(10, 200))
     llama.eval(ids)
     theirs = torch.from_numpy(np.array(llama.scores[: len(ids)])).double()
@@ -149,6 +146,16 @@ def test_every_type_is_read_as_we_read_it(tmp_path, kind):
     dense = llama_cpp._dense(weights, ids)
     weights.load_state_dict(weights_of(path, weights.config))
     ours = llama_cpp._dense(weights, ids)
+    return theirs, ours, dense
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
+def test_every_type_is_read_as_we_read_it(tmp_path, kind):
+    """llama.cpp rounds what goes into a product as well, so that it is near, and not the same."""
+    weights, vocab = saved(tmp_path)
+    path = tmp_path / "m.gguf"
+    write_gguf(path, weights.state_dict(), weights.config, vocab, kind)
+    theirs, ours, dense = read_by_both(path, weights)
     apart = float(plain_divergence(theirs, ours).mean())
     assert apart < 1e-5
     if kind.startswith("q4"):

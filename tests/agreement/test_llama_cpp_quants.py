@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from posttrain.data.ggml_match import read_vocab
 from posttrain.functional.divergence import plain_divergence
 from posttrain.functional.ggml_super_blocks import SUPER_GRIDS
 from posttrain.models import llama_cpp
-from posttrain.models.gguf_file import read_gguf, tensors_in, weights_of, write_gguf
+from posttrain.models.gguf_file import read_gguf, tensors_in, write_gguf
 from posttrain.models.gguf_types import BLENDS, NEED_DATA
 from posttrain.models.llama_cpp import quantise
 from posttrain.schema.errors import ModelError
 from tests import gguf_models
+from tests.agreement.test_llama_cpp import read_by_both
 
 pytestmark = [
     pytest.mark.gguf,
@@ -48,13 +48,7 @@ def test_every_blend_is_read_as_llama_cpp_reads_it(tmp_path, kind):
     weights, _ = made(tmp_path)
     path = tmp_path / "m.gguf"
     quantise(tmp_path / "exact.gguf", path, kind, "q8_0", worth(tmp_path / "exact.gguf"))
-    llama, ids = llama_cpp.opened(path), list(range(10, 200))
-    llama.eval(ids)
-    theirs = torch.from_numpy(np.array(llama.scores[: len(ids)])).double()
-    llama.close()
-    dense = llama_cpp._dense(weights, ids)
-    weights.load_state_dict(weights_of(path, weights.config))
-    ours = llama_cpp._dense(weights, ids)
+    theirs, ours, dense = read_by_both(path, weights)
     lost = float(plain_divergence(ours, dense).mean())
     assert lost > 0
     assert float(plain_divergence(theirs, ours).mean()) < max(
