@@ -15,7 +15,7 @@ from posttrain.functional.divergence import plain_divergence
 from posttrain.functional.rounding import Integers, nearest
 from posttrain.models import llama_cpp
 from posttrain.models.experts import fused_in
-from posttrain.models.gguf_file import file_in, gguf_weights
+from posttrain.models.gguf_file import file_in, gguf_weights, tensors_in
 from posttrain.models.load import load_weights
 from posttrain.models.matrices import decoder, matrices_in
 from posttrain.schema.errors import Stopped
@@ -210,6 +210,23 @@ def test_solved_blocks_of_experts_are_in_the_file(workshop):
         assert 0 < steps[1] < steps[0] < 3 * steps[1]  # farther from the weights, closer in what they give
     assert all(each["error"] < each["nearest"] for each in errors.values() if not each["fallback"])
     assert sum(".experts." in name for name in errors) == 2 * 4 * 3
+
+
+@pytest.mark.slow
+def test_experts_are_solved_in_super_blocks(workshop):
+    """Rows of 256 of every expert, in one tensor of the file; nothing of it goes where it does not belong."""
+    weights = gguf_models.model("qwen3_moe", vocab_size=720, hidden_size=256, moe_intermediate_size=256)
+    model = workshop.store.model(str(gguf_models.save(workshop.folder / "m", weights, gguf_models.byte_level("qwen2"))))
+    rows = workshop.rows(*TEXTS)
+    made = workshop.run("gguf", model, rows, types=["q4_k"], solver="gptq", compare="never", **LOOKS)
+    path, own = file_in(made.path), weights.state_dict()
+    read = gguf_weights(made.path, weights.config)
+    for part, name in (("gate", "gate_up_proj"), ("up", "gate_up_proj"), ("down", "down_proj")):
+        assert tensors_in(path)[f"blk.0.ffn_{part}_exps.weight"] == ("q4_k", (4, 256, 256))
+        there, here = read[f"model.layers.0.mlp.experts.{name}"], own[f"model.layers.0.mlp.experts.{name}"]
+        assert there.shape == here.shape
+        for expert in range(4):
+            assert 0 < (there[expert] - here[expert]).norm() < 0.15 * here[expert].norm()
 
 
 def test_zeros_of_experts_are_held(workshop, mixture):
